@@ -1,0 +1,108 @@
+"""Every path in a store, from its root and a name; pure.
+
+<root>/
+├── CACHEDIR.TAG, VERSION
+├── images/sha256/ab/abcd…/    image.sif|.sqsh|.erofs, twin (hard link to it), image.json (what is known of it)
+├── quarantine/                images which `verify` found bad
+├── refs/<key>                 reference → digest, validators, time seen
+├── partial/<key>/<owner>/     bytes in flight: data, state
+├── locks/<name>.lock          never unlinked, opened read-write; <name>.leader tells who holds it and how far it is
+├── leases/<hex>/<lease>       who uses the image: empty files, all is in the name
+├── pins/<scope>/<key>         the digest a reference means for one job
+├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper
+├── failures/<key>             a recent failure, with when to try again
+└── mounts/<hex>.<kind>/       root (the mountpoint), ready (how it is mounted)
+"""
+
+from __future__ import annotations
+
+from stager.reference import Digest
+
+VERSION = 1
+"""Of the layout above; a store of a newer version is refused, never changed."""
+
+FORMAT_SUFFIXES = {"sif": ".sif", "squashfs": ".sqsh", "erofs": ".erofs"}
+"""Image format → suffix of the staged file, which container runtimes go by."""
+
+UNMOUNTED = ".stage-image-not-mounted"
+"""Lies in the bare mountpoint, so that one look tells whether something is mounted over it."""
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+=~,?&-")
+
+
+class Layout:
+    """The paths of one store. `root` is an absolute path."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    @property
+    def images(self) -> str:
+        return f"{self.root}/images/sha256"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Every directory that a store is made of, parents first."""
+        top = ("images", "quarantine", "refs", "partial", "locks", "leases", "pins", "warm", "failures", "mounts")
+        return (*(f"{self.root}/{name}" for name in top), self.images)
+
+    def image_dir(self, digest: Digest) -> str:
+        return f"{self.images}/{digest.hex[:2]}/{digest.hex}"
+
+    def image_file(self, digest: Digest, image_format: str) -> str:
+        return f"{self.image_dir(digest)}/image{FORMAT_SUFFIXES[image_format]}"
+
+    def twin(self, digest: Digest) -> str:
+        return f"{self.image_dir(digest)}/twin"
+
+    def sidecar(self, digest: Digest) -> str:
+        return f"{self.image_dir(digest)}/image.json"
+
+    def quarantine(self, name: str) -> str:
+        return f"{self.root}/quarantine/{name}"
+
+    def reference_record(self, key: str) -> str:
+        return f"{self.root}/refs/{key}"
+
+    def partials(self, key: str) -> str:
+        return f"{self.root}/partial/{key}"
+
+    def lock(self, name: str) -> str:
+        return f"{self.root}/locks/{name}.lock"
+
+    def leader(self, name: str) -> str:
+        return f"{self.root}/locks/{name}.leader"
+
+    def leases(self, digest: Digest) -> str:
+        return f"{self.root}/leases/{digest.hex}"
+
+    def pin(self, scope: str, key: str) -> str:
+        return f"{self.root}/pins/{scope}/{key}"
+
+    def warm(self, scope: str, name: str) -> str:
+        return f"{self.root}/warm/{scope}/{name}"
+
+    def failure(self, key: str) -> str:
+        return f"{self.root}/failures/{key}"
+
+    def mount_dir(self, digest: Digest, kind: str) -> str:
+        return f"{self.root}/mounts/{digest.hex}.{kind}"
+
+    def mountpoint(self, digest: Digest, kind: str) -> str:
+        return f"{self.mount_dir(digest, kind)}/root"
+
+    def mount_ready(self, digest: Digest, kind: str) -> str:
+        return f"{self.mount_dir(digest, kind)}/ready"
+
+
+def warm_name(verb: str, mount: str, runtime: str, text: str) -> str | None:
+    """The file name of a warm answer for a reference as typed, or None if it must not be answered warm.
+
+    `%` stands for `/`, so names are unique: a text with a `%` of its own, a relative path, or one too long for a file
+    name has none. The shell wrapper makes the same name.
+    """
+    if not text.startswith(("/", "http://", "https://", "file://")) or len(text) > 200 or not _PLAIN.issuperset(text):
+        return None
+    return f"{verb},{mount},{runtime},{text.replace('/', '%')}"
