@@ -1,0 +1,140 @@
+"""Writing that survives a crash at any instruction, in directories that somebody else may have tampered with."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LARGEST_RECORD = 1 << 20
+"""Bytes read of any file that is not an image: a sidecar has some hundred, a hostile one must not fill memory."""
+
+_serial = 0
+
+
+def unique() -> str:
+    """Return a name part that no other process or call uses: pid.start.boot.random."""
+    from stager.process import current
+
+    return f"{current()}.{os.urandom(6).hex()}"
+
+
+def read_record(path: str) -> dict[str, str] | None:
+    """Return the `key value` lines of a record, or None if there is no readable regular file of ours or root's."""
+    text = read_text(path)
+    if text is None:
+        return None
+    pairs = (line.partition(" ") for line in text.split("\n"))
+    return {key: value.replace("\\n", "\n").replace("\\\\", "\\") for key, _, value in pairs if key}
+
+
+def write_record(path: str, record: dict[str, str], mode: int = 0o644) -> None:
+    """Write `key value` lines to `path`, whole or not at all."""
+    escaped = ((key, value.replace("\\", "\\\\").replace("\n", "\\n")) for key, value in record.items())
+    write_text(path, "".join(f"{key} {value}\n" for key, value in escaped), mode)
+
+
+def read_text(path: str) -> str | None:
+    """Return the text of a regular file that belongs to us or root, or None. No link is followed at its name."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not (stat.S_ISREG(status.st_mode) and is_trusted(status)):
+            return None
+        return os.read(fd, LARGEST_RECORD).decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def is_trusted(status: os.stat_result) -> bool:
+    """Whether a file's owner is us or root, and nobody else may write it."""
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022
+
+
+def write_text(path: str, text: str, mode: int = 0o644, *, durable: bool = False) -> None:
+    """Write a file aside and rename it to `path`, in a directory made when missing.
+
+    Without `durable` a power loss may leave an empty file, which reads as no record: for what can be had again.
+    """
+    aside = write_aside(path, text, mode, durable=durable)
+    os.replace(aside, path)
+    if durable:
+        sync_directory(os.path.dirname(path))
+
+
+def create_text(path: str, text: str, mode: int = 0o644) -> bool:
+    """Write a file to `path` unless there is one; tell whether it was us. The first of many wins, with a whole file."""
+    aside = write_aside(path, text, mode)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(aside)
+    return True
+
+
+def write_aside(path: str, text: str, mode: int, *, durable: bool = False) -> str:
+    """Write `text` to a new file beside `path`, hidden by a leading dot; return its name."""
+    global _serial
+    _serial += 1
+    folder, name = os.path.split(path)
+    aside = f"{folder}/.{name[:100]}.{os.getpid()}.{_serial}.{os.urandom(4).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(aside, flags, mode)
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        fd = os.open(aside, flags, mode)
+    with open(fd, "wb", buffering=0) as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+        if durable:
+            os.fsync(fd)
+    return aside
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory survive a power loss."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def discard(path: str) -> None:
+    """Remove a file, if it is there and may be removed."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return
+
+
+def discard_tree(path: str) -> None:
+    """Remove a directory tree without following links; what cannot be removed stays."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def names(folder: str) -> list[str]:
+    """Return the sorted names in a directory that are not hidden; none if it cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def walk_pairs(folder: str) -> Iterator[tuple[str, str]]:
+    """Yield (directory name, entry name) for the two-level tree below `folder`."""
+    for parent in names(folder):
+        for child in names(f"{folder}/{parent}"):
+            yield parent, child

@@ -1,0 +1,103 @@
+"""Opening a store: make it, or see that it can be trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from stager.errors import StoreUnusable
+from stager.layout import VERSION, Layout
+from stager.store.files import discard, read_text, write_text
+
+CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Images staged by stage-image: backups may skip them.\n"
+"""Cache Directory Tagging Specification, https://bford.info/cachedir/: backup programs skip the directory."""
+
+
+def default_root(environ: dict[str, str] | os._Environ[str], uid: int) -> str:
+    """Return where a user's store is if nobody says otherwise: $STAGE_IMAGE_STORE, else on /var/tmp.
+
+    /var/tmp is local on compute nodes and, unlike /tmp, outlives reboots and is rarely made private to a job; the
+    home directory is usually on a network file system.
+    """
+    return environ.get("STAGE_IMAGE_STORE") or f"/var/tmp/stage-image-{uid}"
+
+
+def open_store(root: str) -> Layout:
+    """Return the layout of the store at `root`, made when missing. Idempotent, and safe beside others doing the same.
+
+    Raises StoreUnusable when it is foreign, writable by others, read-only while incomplete, or of a newer version.
+    """
+    if not root.startswith("/") or any(ord(c) < 32 for c in root):
+        raise StoreUnusable(f"the store {root!r} is not an absolute path")
+    layout = Layout(root.rstrip("/") or "/")
+    try:
+        _make(layout)
+    except OSError as error:
+        raise StoreUnusable(f"the store {root} cannot be made: {error.strerror or error}") from error
+    check(layout)
+    return layout
+
+
+def check(layout: Layout) -> None:
+    """Raise StoreUnusable unless the store belongs to us, is closed to others' writing, and of a version we know."""
+    for path in (layout.root, *layout.folders):
+        _check_folder(path)
+    version = (read_text(f"{layout.root}/VERSION") or "").strip()
+    if version != str(VERSION):
+        shown = version[:20] or "none"
+        raise StoreUnusable(f"the store {layout.root} has version {shown!r}, this program knows {VERSION}")
+
+
+def _check_folder(path: str) -> None:
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise StoreUnusable(f"{path} is not a directory (links are not followed inside a store)")
+    if status.st_uid != os.geteuid():
+        raise StoreUnusable(f"{path} belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
+    if status.st_mode & 0o022:
+        raise StoreUnusable(f"{path} can be written by others (mode {status.st_mode & 0o7777:04o})")
+
+
+def _make(layout: Layout) -> None:
+    if os.path.lexists(f"{layout.root}/VERSION"):
+        for folder in layout.folders:
+            _make_folder(folder)
+        return
+    os.makedirs(os.path.dirname(layout.root), exist_ok=True)
+    _make_folder(layout.root)
+    _refuse_foreign_content(layout)
+    for folder in layout.folders:
+        _make_folder(folder)
+    write_text(f"{layout.root}/CACHEDIR.TAG", CACHEDIR_TAG)
+    write_text(f"{layout.root}/VERSION", f"{VERSION}\n", durable=True)
+
+
+def _make_folder(path: str) -> None:
+    if os.path.lexists(path):
+        return
+    try:
+        os.mkdir(path, 0o755 if os.geteuid() == 0 else 0o700)
+    except FileExistsError:
+        return
+
+
+def _refuse_foreign_content(layout: Layout) -> None:
+    # A mistyped STAGE_IMAGE_STORE=/home/me must not litter a directory that holds somebody's data.
+    known = {os.path.basename(folder) for folder in layout.folders} | {"CACHEDIR.TAG", "VERSION"}
+    foreign = [name for name in os.listdir(layout.root) if name not in known and not name.startswith(".")]
+    if foreign and foreign != ["lost+found"]:
+        raise StoreUnusable(f"{layout.root} is not a store and not empty (it holds {foreign[0]!r})")
+
+
+def is_writable(layout: Layout) -> bool:
+    """Whether a file can be made in the store, found out by making one: permission bits do not show read-only mounts."""
+    probe = f"{layout.root}/locks/.probe.{os.getpid()}"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    discard(probe)
+    return True

@@ -1,0 +1,194 @@
+"""Published images: look up, publish, remove. An image exists from the rename of its directory on, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from stager.errors import InvalidReference
+from stager.interfaces import ImageInfo, Partition
+from stager.layout import FORMAT_SUFFIXES
+from stager.reference import Digest
+from stager.store import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stager.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class StagedImage:
+    """An image in the store. `inode` and `mtime_ns` are those of the verified file; `fetched` is wall-clock seconds."""
+
+    digest: Digest
+    path: str
+    info: ImageInfo
+    origin: str
+    fetched: float
+    inode: int
+    mtime_ns: int
+    private: bool = False
+
+    @property
+    def size(self) -> int:
+        """Size of the file, in bytes."""
+        return self.info.size
+
+    def describe(self) -> dict[str, object]:
+        """Return the sidecar's content."""
+        record = asdict(replace(self, digest=str(self.digest)))  # type: ignore[arg-type]
+        del record["path"]
+        return record
+
+
+def lookup(layout: Layout, digest: Digest) -> StagedImage | None:
+    """Return the image if it is there and still the file that was verified, by size, inode and mtime; else None."""
+    image = read_sidecar(layout, digest)
+    if image is None or not _is_unchanged(image):
+        return None
+    return image
+
+
+def read_sidecar(layout: Layout, digest: Digest) -> StagedImage | None:
+    """Return what the sidecar says, without looking at the image; None if there is no sound one."""
+    text = files.read_text(layout.sidecar(digest))
+    if text is None:
+        return None
+    try:
+        return _parse(layout, json.loads(text), digest)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidReference):
+        return None
+
+
+def publish(layout: Layout, data: str, digest: Digest, info: ImageInfo, *, origin: str, private: bool) -> StagedImage:
+    """Make the verified file `data` (in this store, fsynced) an image; return it, or the one that was there first.
+
+    `data` keeps its name, so that a crash before the rename costs nothing: the next call publishes it again. A damaged
+    image in the way is moved to quarantine. Raises OSError.
+    """
+    mode = 0o400 if private else 0o444
+    os.chmod(data, mode)
+    status = os.stat(data)
+    image = StagedImage(
+        digest, layout.image_file(digest, info.format), info, origin, _now(), status.st_ino, status.st_mtime_ns, private
+    )
+    aside = f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
+    os.makedirs(os.path.dirname(aside), mode=0o755, exist_ok=True)
+    os.mkdir(aside, 0o755)
+    try:
+        _fill(aside, data, image, 0o600 if private else 0o644)
+        return _appear(layout, aside, image)
+    finally:
+        files.discard_tree(aside)
+
+
+def _fill(aside: str, data: str, image: StagedImage, mode: int) -> None:
+    os.link(data, f"{aside}/{os.path.basename(image.path)}")
+    try:
+        os.link(data, f"{aside}/twin")
+    except OSError as error:
+        # Without a twin the shell wrapper leaves its answers to the CLI, which compares inode numbers itself.
+        if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+    files.write_text(f"{aside}/image.json", json.dumps(image.describe(), indent=1), mode, durable=True)
+
+
+def _appear(layout: Layout, aside: str, image: StagedImage) -> StagedImage:
+    final = layout.image_dir(image.digest)
+    for _ in range(3):
+        try:
+            os.rename(aside, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            present = lookup(layout, image.digest)
+            if present is not None:
+                return present
+            quarantine(layout, image.digest)
+        else:
+            files.sync_directory(os.path.dirname(final))
+            return image
+    raise OSError(errno.EBUSY, "the image's directory keeps being replaced", final)
+
+
+def remove(layout: Layout, digest: Digest) -> int:
+    """Unpublish an image and free its bytes; return how many. The caller has made sure that nothing uses it."""
+    final, aside = layout.image_dir(digest), f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
+    size = sum(os.lstat(f"{final}/{name}").st_size for name in files.names(final) if name.startswith("image."))
+    try:
+        os.rename(final, aside)
+    except FileNotFoundError:
+        return 0
+    files.discard_tree(aside)
+    return size
+
+
+def quarantine(layout: Layout, digest: Digest) -> str:
+    """Take a bad image out of sight, for people to look at; return where it went."""
+    place = layout.quarantine(f"{digest.hex}.{files.unique()}")
+    try:
+        os.rename(layout.image_dir(digest), place)
+    except FileNotFoundError:
+        return ""
+    return place
+
+
+def digests(layout: Layout) -> Iterator[Digest]:
+    """Yield the digests of all published images, in order."""
+    for parent, child in files.walk_pairs(layout.images):
+        if len(child) == 64 and child.startswith(parent) and not set(child) - set("0123456789abcdef"):
+            yield Digest(child)
+
+
+def image_files(layout: Layout, digest: Digest) -> list[str]:
+    """Return the paths in an image's directory that carry an image's name, sound or not."""
+    folder = layout.image_dir(digest)
+    return [f"{folder}/image{end}" for end in FORMAT_SUFFIXES.values() if os.path.lexists(f"{folder}/image{end}")]
+
+
+def last_used(layout: Layout, digest: Digest) -> float:
+    """Return when the image was last leased or, failing that, published; wall-clock seconds.
+
+    Taking a lease makes a file in the image's lease directory, which moves that directory's mtime: no record to keep.
+    """
+    times = [0.0]
+    for path in (layout.leases(digest), layout.sidecar(digest)):
+        try:
+            times.append(os.stat(path).st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+def _is_unchanged(image: StagedImage) -> bool:
+    try:
+        status = os.lstat(image.path)
+    except OSError:
+        return False
+    seen = (status.st_size, status.st_ino, status.st_mtime_ns)
+    return (
+        stat.S_ISREG(status.st_mode)
+        and files.is_trusted(status)
+        and seen == (image.size, image.inode, image.mtime_ns)
+    )
+
+
+def _parse(layout: Layout, record: dict[str, object], digest: Digest) -> StagedImage | None:
+    info = record["info"]
+    if record["digest"] != str(digest) or not isinstance(info, dict) or info["format"] not in FORMAT_SUFFIXES:
+        return None
+    partitions = tuple(Partition(**part) for part in info.pop("partitions"))
+    known = ImageInfo(root=Partition(**info.pop("root")), partitions=partitions, **info)
+    fields = {name: record[name] for name in ("origin", "fetched", "inode", "mtime_ns", "private")}
+    return StagedImage(digest, layout.image_file(digest, known.format), known, **fields)  # type: ignore[arg-type]
+
+
+def _now() -> float:
+    from time import time
+
+    return time()

@@ -1,0 +1,255 @@
+"""Bytes in flight: a file that grows in segments, and what is known of it, so that anybody can go on after a crash.
+
+partial/<key>/<pid.start.boot.random>/
+├── data        the bytes, sparse while several segments grow
+├── state       origin, validators, size, boot
+├── progress    (start, position, end) of each segment: 3 × 8 bytes little-endian, overwritten in place
+└── durable     the same as of the last fdatasync: all that counts after a reboot
+
+The page cache outlives a killed process but not a power loss, so `progress` counts in the boot that wrote it only.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from stager.interfaces import Validators
+from stager.process import ProcessIdentity, boot_id
+from stager.reference import Digest
+from stager.store import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNKNOWN_END = (1 << 63) - 1
+_TRIPLE = struct.Struct("<QQQ")
+_BLOCK = 1 << 20
+
+
+class Segment:
+    """A run of the image that one stream fills: bytes [start, position) are there, [position, end) are missing."""
+
+    __slots__ = ("end", "index", "position", "start")
+
+    def __init__(self, start: int, position: int, end: int, index: int = 0) -> None:
+        self.start = start
+        self.position = position
+        self.end = end
+        self.index = index
+
+    @property
+    def missing(self) -> int:
+        """Bytes still to come."""
+        return self.end - self.position
+
+
+class Partial:
+    """One process's own copy in flight. Not safe for two processes; segments may be filled by threads, one each."""
+
+    def __init__(self, folder: str) -> None:
+        """Open or make the copy in `folder`, a directory that this process owns."""
+        self.folder = folder
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._data = os.open(f"{folder}/data", flags, 0o600)
+        self._progress = os.open(f"{folder}/progress", flags, 0o600)
+        self._lock = threading.Lock()
+        self._start_hash()
+        state = files.read_record(f"{folder}/state") or {}
+        self.origin = state.get("origin", "")
+        self.private = state.get("private") == "yes"
+        self.validators = _validators(state)
+        self.size = self.validators.size
+        self.segments = self._trusted_segments(state.get("boot", ""))
+        self._write_progress()
+
+    @property
+    def path(self) -> str:
+        """The file that holds the bytes."""
+        return f"{self.folder}/data"
+
+    @property
+    def position(self) -> int:
+        """How many bytes are there from the start on, without a gap."""
+        reached = 0
+        for segment in sorted(self.segments, key=lambda s: s.start):
+            if segment.start > reached:
+                break
+            reached = max(reached, segment.position)
+        return reached
+
+    @property
+    def held(self) -> int:
+        """How many bytes are there in all."""
+        return sum(s.position - s.start for s in self.segments)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte of a known size is there."""
+        return self.size is not None and self.position >= self.size
+
+    def begin(self, validators: Validators, size: int | None, origin: str, *, private: bool) -> None:
+        """Forget what is held and start over with another version."""
+        os.ftruncate(self._data, 0)
+        self._start_hash()
+        self.validators, self.size, self.origin, self.private = validators, size, origin, private
+        self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
+        files.discard(f"{self.folder}/durable")
+        record = {"origin": origin, "private": "yes" if private else "no", "boot": boot_id()}
+        record |= {"etag": validators.etag, "modified": validators.modified}
+        record["size"] = "" if size is None else str(size)
+        files.write_record(f"{self.folder}/state", record, 0o600)
+
+    def write(self, segment: Segment, chunk: bytes) -> int:
+        """Put `chunk` at the segment's position; bytes past its end are dropped. Returns how many were kept."""
+        kept = chunk[: segment.missing] if len(chunk) > segment.missing else chunk
+        view = memoryview(kept)
+        while view:
+            view = view[os.pwrite(self._data, view, segment.position + len(kept) - len(view)) :]
+        if segment.position == self._hashed:
+            self._hash.update(kept)
+            self._hashed += len(kept)
+        segment.position += len(kept)
+        os.pwrite(self._progress, _TRIPLE.pack(segment.start, segment.position, segment.end), segment.index * 24)
+        return len(kept)
+
+    def finish(self) -> None:
+        """Take the bytes held for all there are: the origin ended a stream of unknown size."""
+        self.size = self.position
+        self._replace_segments([Segment(0, self.size, self.size)])
+
+    def split(self, segment: Segment) -> Segment:
+        """Cut the missing part of a segment in two halves; return the later one as a segment of its own."""
+        with self._lock:
+            middle = segment.position + segment.missing // 2
+            later = Segment(middle, middle, segment.end)
+            segment.end = middle
+            self._replace_segments([*self.segments, later])
+        return later
+
+    def digest(self) -> Digest:
+        """Return the sha256 of the bytes held from the start on; reads only what has not been hashed in passing."""
+        for block in _blocks(self._data, self._hashed, self.position):
+            self._hash.update(block)
+            self._hashed += len(block)
+        return Digest(self._hash.hexdigest())
+
+    def sync(self) -> None:
+        """Make what is held survive a power loss. Raises OSError (ENOSPC on delayed allocation)."""
+        with self._lock:
+            counted = self._packed()
+        os.fdatasync(self._data)
+        aside = f"{self.folder}/.durable.{os.urandom(4).hex()}"
+        with open(aside, "wb") as file:
+            file.write(counted)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, f"{self.folder}/durable")
+
+    def fileno(self) -> int:
+        """The descriptor of the data, for readers of the header."""
+        return self._data
+
+    def close(self) -> None:
+        """Let go of the files; what is held stays for whoever goes on."""
+        for fd in (self._data, self._progress):
+            os.close(fd)
+
+    def discard(self) -> None:
+        """Remove it all: the image is published or worthless."""
+        self.close()
+        files.discard_tree(self.folder)
+
+    def _start_hash(self) -> None:
+        self._hash = sha256()
+        self._hashed = 0
+
+    def _replace_segments(self, segments: list[Segment]) -> None:
+        for index, segment in enumerate(segments):
+            segment.index = index
+        self.segments = segments
+        self._write_progress()
+
+    def _write_progress(self) -> None:
+        os.pwrite(self._progress, self._packed(), 0)
+        os.ftruncate(self._progress, 24 * len(self.segments))
+
+    def _packed(self) -> bytes:
+        return b"".join(_TRIPLE.pack(s.start, s.position, s.end) for s in self.segments)
+
+    def _trusted_segments(self, boot: str) -> list[Segment]:
+        name = "progress" if boot == boot_id() else "durable"
+        held = os.fstat(self._data).st_size
+        return _segments(f"{self.folder}/{name}", held, UNKNOWN_END if self.size is None else self.size)
+
+
+def own_folder(root: str) -> str:
+    """Return a fresh directory name below `root` that tells whose it is."""
+    return f"{root}/{files.unique()}"
+
+
+def adopt(root: str) -> Partial | None:
+    """Take over the fullest copy below `root` whose owner is dead, or return None. Renaming decides between takers."""
+    orphans = sorted((folder for folder in folders(root) if owner(folder) is None), key=_weight, reverse=True)
+    for orphan in orphans:
+        mine = own_folder(root)
+        try:
+            os.rename(orphan, mine)
+            return Partial(mine)
+        except OSError:
+            continue
+    return None
+
+
+def folders(root: str) -> list[str]:
+    """Return the directories of all copies below `root`."""
+    return [f"{root}/{name}" for name in files.names(root)]
+
+
+def owner(folder: str) -> ProcessIdentity | None:
+    """Return the living process that fills a copy, or None."""
+    identity = ProcessIdentity.parse(os.path.basename(folder).rpartition(".")[0])
+    return identity if identity is not None and identity.alive else None
+
+
+def _weight(folder: str) -> int:
+    return sum(s.position - s.start for s in _segments(f"{folder}/progress", UNKNOWN_END, UNKNOWN_END))
+
+
+def _segments(path: str, held: int, size: int) -> list[Segment]:
+    """Read segments, and drop them all if they are not a sound account of `held` bytes of `size`."""
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(24 * 1024)
+    except OSError:
+        return []
+    found = [Segment(*_TRIPLE.unpack_from(packed, at), at // 24) for at in range(0, len(packed) // 24 * 24, 24)]
+    sound = all(s.start <= s.position <= s.end <= size and s.position <= held for s in found)
+    return found if sound and _is_gapless(found, size) else []
+
+
+def _is_gapless(segments: list[Segment], size: int) -> bool:
+    reached = 0
+    for segment in sorted(segments, key=lambda s: s.start):
+        if segment.start != reached:
+            return False
+        reached = segment.end
+    return size == UNKNOWN_END or reached == size
+
+
+def _validators(state: dict[str, str]) -> Validators:
+    size = state.get("size", "")
+    return Validators(state.get("etag", ""), state.get("modified", ""), int(size) if size.isdecimal() else None)
+
+
+def _blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        block = os.pread(fd, min(_BLOCK, end - start), start)
+        if not block:
+            return
+        yield block
+        start += len(block)
