@@ -6,12 +6,19 @@ device's sector). Field orders: squashfs_fs.h and erofs_fs.h of Linux; SIF: pkg/
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from stager.images import recognise
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from stager.interfaces import ImageInfo
 
 SIF_HEADER = struct.Struct("<32s10s3s3s16s8q")
 SIF_DESCRIPTOR = struct.Struct("<iBIIIqqqqqqq128s384s")
@@ -108,6 +115,23 @@ def sif_bytes(descriptors: list[bytes], data: bytes = b"", **fields: int | bytes
     words = (of[name] for name in ("dfree", "dtotal", "descoff", "descrlen", "dataoff", "datalen"))
     header = SIF_HEADER.pack(of["launch"], of["magic"], of["version"], of["arch"], b"\1" * 16, 0, 0, *words)
     return (header + table).ljust(start, b"\0") + data
+
+
+@contextmanager
+def in_memory(content: bytes) -> Iterator[int]:
+    """Yield a descriptor of a file that holds `content` and has no name."""
+    fd = os.memfd_create("image")
+    try:
+        os.write(fd, content)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def recognised(content: bytes) -> ImageInfo:
+    """Return what `recognise` says of a file that holds `content`."""
+    with in_memory(content) as fd:
+        return recognise(fd, len(content))
 
 
 def small_tree(path: Path) -> Path:
