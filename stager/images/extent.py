@@ -19,10 +19,20 @@ class Extent:
         self.name = name
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes from `offset` on, fewer at the end and none outside. OSError passes."""
-        if not 0 <= offset < self.size:
-            return b""
-        return os.pread(self.fd, min(length, self.size - offset), self.start + offset)
+        """Return `length` bytes from `offset` on, fewer at the end of the extent and none outside.
+
+        Raises DamagedImage if the file ends before the extent does. OSError passes.
+        """
+        wanted = min(length, self.size - offset) if 0 <= offset < self.size else 0
+        data = b""
+        while len(data) < wanted:
+            piece = os.pread(self.fd, wanted - len(data), self.start + offset + len(data))
+            if not piece:
+                raise DamagedImage(
+                    f"truncated: the file ends at byte {self.start + offset + len(data)} while it is read"
+                )
+            data += piece
+        return data
 
     def part(self, offset: int, size: int, *, name: str) -> Extent:
         """Return the stretch of `size` bytes from `offset` on; the caller has checked that it lies within."""
