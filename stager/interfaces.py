@@ -153,3 +153,19 @@ class Election(Protocol):
 
         Leadership ends with the context or the process, whichever comes first.
         """
+
+
+class Teller(Protocol):
+    """Says on stderr what is going on, so that no wait is silent."""
+
+    def say(self, text: str) -> None:
+        """One line that matters: a warning, a fallback, a takeover."""
+
+    def waiting(self, pid: int, since: float) -> None:
+        """Who is being waited for, once for each leader; `since` in wall-clock seconds."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """How far it is, in bytes (`total` 0: unknown). Called often; shown as a bar or a line every 10 s."""
+
+    def close(self) -> None:
+        """Take a bar off the terminal."""

@@ -116,6 +116,24 @@ def _appear(layout: Layout, aside: str, image: StagedImage) -> StagedImage:
     raise OSError(errno.EBUSY, "the image's directory keeps being replaced", final)
 
 
+def mend(layout: Layout, digest: Digest, path: str, info: ImageInfo) -> StagedImage:
+    """Write the sidecar of an image whose bytes were just found to be right, and make it safe to share again."""
+    old = read_sidecar(layout, digest)
+    proper = layout.image_file(digest, info.format)
+    if path != proper:
+        os.rename(path, proper)
+    private = old.private if old else not os.stat(proper).st_mode & 0o044
+    os.chmod(proper, 0o400 if private else 0o444)
+    status = os.stat(proper)
+    origin, fetched = (old.origin, old.fetched) if old else ("", _now())
+    image = StagedImage(digest, proper, info, origin, fetched, status.st_ino, status.st_mtime_ns, private)
+    text = json.dumps(image.describe(), indent=1)
+    files.write_text(layout.sidecar(digest), text, 0o600 if private else 0o644, durable=True)
+    files.discard(layout.twin(digest))
+    os.link(proper, layout.twin(digest))
+    return image
+
+
 def remove(layout: Layout, digest: Digest) -> int:
     """Unpublish an image and free its bytes; return how many. The caller has made sure that nothing uses it."""
     final, aside = layout.image_dir(digest), f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"

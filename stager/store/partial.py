@@ -57,6 +57,7 @@ class Partial:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._data = os.open(f"{folder}/data", flags, 0o600)
         self._progress = os.open(f"{folder}/progress", flags, 0o600)
+        self._open: tuple[int, ...] = (self._data, self._progress)
         self._lock = threading.Lock()
         self._start_hash()
         state = files.read_record(f"{folder}/state") or {}
@@ -155,9 +156,10 @@ class Partial:
         return self._data
 
     def close(self) -> None:
-        """Let go of the files; what is held stays for whoever goes on."""
-        for fd in (self._data, self._progress):
+        """Let go of the files; what is held stays for whoever goes on. May be called twice."""
+        for fd in self._open:
             os.close(fd)
+        self._open = ()
 
     def discard(self) -> None:
         """Remove it all: the image is published or worthless."""
@@ -227,7 +229,9 @@ def _segments(path: str, held: int, size: int) -> list[Segment]:
             packed = file.read(24 * 1024)
     except OSError:
         return []
-    found = [Segment(*_TRIPLE.unpack_from(packed, at), at // 24) for at in range(0, len(packed) // 24 * 24, 24)]
+    whole = len(packed) // 24 * 24
+    triples = enumerate(_TRIPLE.iter_unpack(packed[:whole]))
+    found = [Segment(start, position, end, index) for index, (start, position, end) in triples]
     sound = all(s.start <= s.position <= s.end <= size and s.position <= held for s in found)
     return found if sound and _is_gapless(found, size) else []
 
@@ -239,6 +243,29 @@ def _is_gapless(segments: list[Segment], size: int) -> bool:
             return False
         reached = segment.end
     return size == UNKNOWN_END or reached == size
+
+
+def borrow(root: str, into: Partial) -> int:
+    """Copy the gapless beginning of the fullest copy below `root` that a living process fills; return its bytes.
+
+    For the successor of a leader that lives but no longer moves: its files cannot be taken, what is in them can.
+    """
+    busy = [folder for folder in folders(root) if folder != into.folder and owner(folder) is not None]
+    for folder in sorted(busy, key=_weight, reverse=True):
+        state = files.read_record(f"{folder}/state")
+        segments = _segments(f"{folder}/progress", UNKNOWN_END, UNKNOWN_END)
+        if state and segments and state.get("boot") == boot_id():
+            version = _validators(state)
+            into.begin(version, version.size, state.get("origin", ""), private=state.get("private") == "yes")
+            return _copy(f"{folder}/data", into, min(s.position for s in segments if s.start == 0))
+    return 0
+
+
+def _copy(path: str, into: Partial, length: int) -> int:
+    with open(path, "rb") as file:
+        for block in _blocks(file.fileno(), 0, length):
+            into.write(into.segments[0], block)
+    return into.position
 
 
 def _validators(state: dict[str, str]) -> Validators:

@@ -1,0 +1,233 @@
+"""From an origin into a partial copy, over as many breaks and connections as it takes.
+
+One stream is the rule. More are opened when the origin serves ranges and they pay: at least PAYS_BYTES and
+PAYS_SECONDS are left for the one there is. They stop being added as soon as another brought no gain, since then the
+link or the origin is the limit and more connections only take from others.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from stager.errors import OriginUnavailable, StageImageError
+from stager.retry import RetryPolicy, retrying
+from stager.store.partial import UNKNOWN_END
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.clock import Clock
+    from stager.interfaces import Source, Stream, Validators
+    from stager.store.partial import Partial, Segment
+
+T = TypeVar("T")
+
+PAYS_BYTES = 256 << 20
+PAYS_SECONDS = 10.0
+JUDGE_SECONDS = 3.0
+"""Between two decisions about another stream: TCP needs a moment to come up to speed."""
+GAIN = 1.15
+"""A stream that was added must have made the whole this much faster, or it was the last."""
+LOOK_BYTES = 64 << 10
+"""The headers of every image format lie in the first 64 KiB, but for a SIF's inner file system."""
+SYNC_BYTES = 32 << 20
+SYNC_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Download:
+    """One image on its way: what is needed to fetch it and how it is going.
+
+    `room` is called with the size as soon as it is known and before the first byte; it raises NoSpace. `streams`
+    limits the connections at a time. `look` sees the first bytes, to give up early on what is no image. `on_wait` is told each error and the seconds until the next try.
+    """
+
+    source: Source
+    partial: Partial
+    policy: RetryPolicy
+    clock: Clock
+    room: Callable[[int], None] = lambda size: None
+    on_wait: Callable[[StageImageError, float], None] | None = None
+    look: Callable[[Partial], None] = lambda partial: None
+    streams: int = 1
+    pinned: bool = False
+    _furthest: int = 0
+    _extra: list[threading.Thread] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _rate: float = 0.0
+    _judged: tuple[float, int] = (0.0, 0)
+
+    def run(self, unless: Validators | None = None) -> bool:
+        """Fetch until complete; False, with nothing fetched, if the origin still has the version `unless`.
+
+        Raises what the source raises when retries are used up, NoSpace, OSError. What was fetched stays in the partial.
+        """
+        self._forget_what_cannot_go_on()
+        if self.partial.complete and self._is_current():
+            return True
+        with _Syncing(self.partial):
+            if not self._fetch_first(unless):
+                return False
+            while (segment := self._next_segment()) is not None:
+                self._retry(lambda segment=segment: self._fill(segment))  # type: ignore[misc]
+        return True
+
+    def _forget_what_cannot_go_on(self) -> None:
+        # Without a validator nothing says that the rest is of the same version (RFC 9110, 13.1.5), but a pin will.
+        resumable = self.partial.segments and (self.partial.validators or self.pinned)
+        if not resumable:
+            self.partial.begin(self.partial.validators, None, self.source.name, private=False)
+
+    def _is_current(self) -> bool:
+        # All bytes are there, only the publishing was cut off. A pin needs nobody's word; else the origin is asked.
+        if self.pinned:
+            return True
+        stream = self._retry(lambda: self.source.open(unless=self.partial.validators))
+        if stream is not None:
+            stream.close()
+            self.partial.begin(self.partial.validators, None, self.source.name, private=False)
+        return stream is None
+
+    def _fetch_first(self, unless: Validators | None) -> bool:
+        return self._retry(lambda: self._open_and_fill(self.partial.segments[0], unless))
+
+    def _fill(self, segment: Segment) -> None:
+        self._open_and_fill(segment, None)
+
+    def _open_and_fill(self, segment: Segment, unless: Validators | None) -> bool:
+        self._forget_what_cannot_go_on()
+        segment = segment if segment in self.partial.segments else self.partial.segments[0]
+        held = self.partial.held
+        end = None if self._is_last(segment) else segment.end
+        version = self.partial.validators if held else None
+        stream = self.source.open(segment.position, end, if_range=version, unless=None if held else unless)
+        if stream is None:
+            return False
+        try:
+            self._drain(stream, self._place(stream, segment))
+        finally:
+            stream.close()
+        return True
+
+    def _is_last(self, segment: Segment) -> bool:
+        return segment.end >= (UNKNOWN_END if self.partial.size is None else self.partial.size)
+
+    def _place(self, stream: Stream, segment: Segment) -> Segment:
+        """Return the segment that the stream fills: all of it anew when the origin starts over."""
+        same = segment.position > 0 or stream.validators == self.partial.validators
+        if self.partial.held and stream.offset == segment.position and same:
+            return segment
+        if stream.offset != 0:
+            raise OriginUnavailable(f"{self.source.name} sent bytes from {stream.offset}, not from {segment.position}")
+        self._end_extra_streams()
+        if stream.size is not None:
+            self.room(stream.size)
+        self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
+        return self.partial.segments[0]
+
+    def _drain(self, stream: Stream, segment: Segment) -> None:
+        looked = segment.position > 0
+        for chunk in stream.chunks():
+            kept = self.partial.write(segment, chunk)
+            self._furthest = max(self._furthest, self.partial.held)
+            if kept < len(chunk) or self._stop.is_set():
+                return
+            if not looked and segment.position >= LOOK_BYTES:
+                looked = True
+                self.look(self.partial)
+            if self.streams > 1 and stream.ranges and segment in self.partial.segments[:1]:
+                self._consider_another_stream(segment)
+        if segment.end == UNKNOWN_END:
+            self.partial.finish()
+        elif segment.missing:
+            raise OriginUnavailable(f"{self.source.name} ended {segment.missing} bytes early")
+
+    def _next_segment(self) -> Segment | None:
+        open_ends = [s for s in self.partial.segments if s.missing > 0]
+        if not open_ends or all(not thread.is_alive() for thread in self._extra):
+            return open_ends[0] if open_ends else None
+        for thread in self._extra:
+            thread.join()
+        return self._next_segment()
+
+    def _consider_another_stream(self, segment: Segment) -> None:
+        now, held = self.clock.now(), self.partial.held
+        since, before = self._judged
+        if not since:
+            self._judged = (now, held)
+        elif now - since >= JUDGE_SECONDS:
+            rate = (held - before) / (now - since)
+            self._judged = (now, held)
+            if self._pays(segment, rate):
+                self._rate = rate
+                self._add_stream(self.partial.split(segment))
+            else:
+                self.streams = 1
+
+    def _pays(self, segment: Segment, rate: float) -> bool:
+        enough = segment.missing >= PAYS_BYTES and segment.missing >= rate * PAYS_SECONDS
+        return enough and rate >= self._rate * GAIN and len(self._extra) + 1 < self.streams
+
+    def _add_stream(self, segment: Segment) -> None:
+        def fill() -> None:
+            # An origin that refuses a second connection (429, 503) is left alone: the first one gets there in the end.
+            try:
+                stream = self.source.open(segment.position, segment.end, if_range=self.partial.validators)
+                if stream is not None and stream.offset == segment.position:
+                    self._drain_extra(stream, segment)
+            except StageImageError:
+                return
+
+        thread = threading.Thread(target=fill, name=f"range-{segment.start}", daemon=True)
+        self._extra.append(thread)
+        thread.start()
+
+    def _drain_extra(self, stream: Stream, segment: Segment) -> None:
+        try:
+            for chunk in stream.chunks():
+                if self.partial.write(segment, chunk) < len(chunk) or self._stop.is_set():
+                    break
+        finally:
+            stream.close()
+
+    def _end_extra_streams(self) -> None:
+        self._stop.set()
+        for thread in self._extra:
+            thread.join()
+        self._extra.clear()
+        self._stop.clear()
+        self.streams = 1
+
+    def _retry(self, action: Callable[[], T]) -> T:
+        return retrying(
+            action, policy=self.policy, clock=self.clock, progressed=lambda: self._furthest, on_wait=self.on_wait
+        )
+
+
+class _Syncing:
+    """Writes back in the background, so that publishing has little left to wait for and a reboot loses little."""
+
+    def __init__(self, partial: Partial) -> None:
+        self._partial = partial
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        synced = self._partial.held
+        while not self._end.wait(SYNC_SECONDS):
+            held = self._partial.held
+            if held - synced >= SYNC_BYTES:
+                try:
+                    self._partial.sync()
+                except OSError:
+                    return  # the final fsync in publish meets the same error, where it can be told
+                synced = held

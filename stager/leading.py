@@ -1,0 +1,77 @@
+"""Leading a staging: the note for the followers, with a heartbeat, and its end."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from stager.process import current
+from stager.store import files
+from stager.store.memory import LeaderNote, read_leader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.clock import Clock
+    from stager.interfaces import Teller
+
+BEAT_SECONDS = 0.5
+
+
+def claim(path: str, clock: Clock, turn: int) -> bool:
+    """Leave a note that we are on our way to the lock, unless a living process left one.
+
+    It keeps the crowd from importing and trying the lock one by one; the lock decides, this decides nothing.
+    """
+    mine = LeaderNote(current(), clock.wall(), turn)
+    if files.create_text(path, mine.text()):
+        return True
+    note = read_leader(path)
+    if note is not None and note.holder.alive and note.turn >= turn:
+        return note.holder == mine.holder
+    files.write_text(path, mine.text())
+    return True
+
+
+class Leadership:
+    """The time during which this process leads: `with Leadership(...) as lead`, then `lead.phase = "pulling"`.
+
+    A thread writes the note every half second; `measure` tells it bytes done and in all. `tell` gets the same.
+    """
+
+    def __init__(self, path: str, clock: Clock, turn: int, tell: Teller) -> None:
+        self._path = path
+        self._tell = tell
+        self._note = LeaderNote(current(), clock.wall(), turn)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self.measure: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.phase = "resolving"
+
+    def __enter__(self) -> Leadership:
+        files.write_text(self._path, self._note.text())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if self._is_mine():
+            files.discard(self._path)
+
+    def _beat(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            self._note.phase = self.phase
+            self._note.done, self._note.total = self.measure()
+            self._note.beat += 1
+            if not self._is_mine():
+                return  # somebody passed us over; the note is theirs now
+            try:
+                files.write_text(self._path, self._note.text())
+            except OSError:
+                continue  # a full disk must not end the heartbeat: the main thread will tell of it
+            self._tell.progress(self.phase, self._note.done, self._note.total)
+
+    def _is_mine(self) -> bool:
+        note = read_leader(self._path)
+        return note is None or note.holder == self._note.holder
