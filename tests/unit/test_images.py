@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 import pytest
 
@@ -80,3 +81,14 @@ def test_a_closed_descriptor_is_the_callers_error() -> None:
         pass
     with pytest.raises(OSError, match="Bad file descriptor"):
         recognise(fd, 10)
+
+
+def test_images_of_many_gigabytes_are_counted_in_full() -> None:
+    size = 5 << 30
+    image = bytearray(minimal_squashfs())
+    struct.pack_into("<Q", image, 40, size)
+    with in_memory(bytes(image)) as fd:
+        os.ftruncate(fd, size)
+        assert recognise(fd, size).root.size == size
+        with pytest.raises(DamagedImage, match=f"promises {size} bytes, the file has {size - 1}"):
+            recognise(fd, size - 1)
