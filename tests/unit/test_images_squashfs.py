@@ -34,6 +34,7 @@ def test_compression_has_the_name_that_mksquashfs_gives_it(number: int, name: st
         (56, struct.pack("<Q", 5000), "its xattr table would start at byte 5000"),
         (64, struct.pack("<Q", 0), "its inode table would start at byte 0"),
         (64, struct.pack("<Q", 150), "directory table does not follow"),
+        (72, struct.pack("<Q", 103), "directory table does not follow"),
         (72, struct.pack("<Q", 5000), "its directory table would start at byte 5000"),
         (88, struct.pack("<Q", 1 << 63), "its export table would start"),
     ],
@@ -41,6 +42,15 @@ def test_compression_has_the_name_that_mksquashfs_gives_it(number: int, name: st
 def test_what_the_kernel_would_refuse_is_damaged(offset: int, value: bytes, why: str) -> None:
     with pytest.raises(DamagedImage, match=f"^the squashfs superblock is damaged: .*{why}"):
         recognised(changed(offset, value))
+
+
+@pytest.mark.parametrize("log", [0, 11, 21, 31])
+def test_blocks_are_of_4_kib_to_1_mib(log: int) -> None:
+    image = bytearray(minimal_squashfs())
+    struct.pack_into("<I", image, 12, 1 << log)
+    struct.pack_into("<H", image, 22, log)
+    with pytest.raises(DamagedImage, match="is no block size"):
+        recognised(bytes(image))
 
 
 def test_a_fragment_table_matters_only_with_fragments() -> None:
