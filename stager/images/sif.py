@@ -90,7 +90,7 @@ def partitions(image: Extent, head: bytes) -> list[Partition]:
 
 
 def _objects(table: bytes) -> Iterator[_Object]:
-    for datatype, used, *rest in _DESCRIPTOR.iter_unpack(table[: len(table) // DESCRIPTOR_SIZE * DESCRIPTOR_SIZE]):
+    for datatype, used, *rest in _DESCRIPTOR.iter_unpack(table):
         if used:
             yield _Object(datatype, *rest)
 
