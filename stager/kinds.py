@@ -1,0 +1,147 @@
+"""Kinds of settings: what a value may be, how it is read from a file, a variable or a flag, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from stager import quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+LONGEST = 7 * 86400.0
+"""Seconds. A wait without a bound is a hang; a week is longer than any."""
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_PREFIXES = ("https://", "http://", "file:///", "/")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """`parse` takes a TOML value or a text and raises ValueError; `show` gives the TOML that `parse` takes back.
+
+    `allowed` says in words what is taken; `words` lists the only values, if there is a list.
+    """
+
+    allowed: str
+    parse: Callable[[object], T]
+    show: Callable[[T], str]
+    words: tuple[str, ...] = ()
+
+
+def choice(*words: str) -> Kind[str]:
+    """Return the kind of a setting that is one of some words."""
+
+    def parse(raw: object) -> str:
+        if raw not in words:
+            raise ValueError
+        return str(raw)
+
+    return Kind(" | ".join(words), parse, _quoted, words)
+
+
+def count(low: int, high: int) -> Kind[int]:
+    """Return the kind of a whole number within bounds, both included."""
+
+    def parse(raw: object) -> int:
+        number = int(raw) if isinstance(raw, str) and raw.isascii() and raw.isdigit() and len(raw) < 10 else raw
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError
+        return number
+
+    return Kind(f"a whole number from {low} to {high}", parse, str)
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or any(ord(c) < 32 or ord(c) == 127 for c in raw):
+        raise ValueError
+    return raw
+
+
+def _path(raw: object) -> str:
+    path = _text(raw)
+    if path and not path.startswith("/"):
+        raise ValueError
+    return path
+
+
+def _boolean(raw: object) -> bool:
+    value = raw if isinstance(raw, bool) else _BOOLEANS.get(_text(raw).lower())
+    if value is None:
+        raise ValueError
+    return value
+
+
+def _size(raw: object) -> int:
+    if isinstance(raw, bool) or not isinstance(raw, int | str):
+        raise ValueError  # noqa: TRY004 - as Kind promises
+    return quantity.parse_size(str(raw))
+
+
+def _limit(raw: object) -> int | None:
+    return None if raw == "" else _positive(_size(raw))
+
+
+def _seconds(raw: object) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise ValueError  # noqa: TRY004 - as Kind promises
+    seconds = quantity.parse_duration(raw) if isinstance(raw, str) else float(raw)
+    if not 0 <= seconds <= LONGEST:
+        raise ValueError
+    return seconds
+
+
+def _positive(number: T) -> T:
+    if not number:
+        raise ValueError
+    return number
+
+
+def _mirrors(raw: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(raw, dict):
+        raise ValueError  # noqa: TRY004 - as Kind promises
+    lists = {_prefix(prefix): [to] if isinstance(to, str) else to for prefix, to in raw.items()}
+    if not all(isinstance(to, list | tuple) and to for to in lists.values()):
+        raise ValueError
+    return {prefix: tuple(_prefix(item) for item in to) for prefix, to in lists.items()}
+
+
+def _prefix(raw: object) -> str:
+    if not _text(raw).startswith(_PREFIXES):
+        raise ValueError
+    return str(raw)
+
+
+def _quoted(text: str) -> str:
+    # A TOML basic string is a JSON string, as long as no DEL and no surrogate pair is in it; parse refuses the first.
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _table(mirrors: Mapping[str, tuple[str, ...]]) -> str:
+    rows = (f"{_quoted(prefix)} = [{', '.join(map(_quoted, to))}]" for prefix, to in mirrors.items())
+    return f"{{ {', '.join(rows)} }}" if mirrors else "{}"
+
+
+PATH = Kind("an absolute path, or empty", _path, _quoted)
+BOOLEAN = Kind("true | false", _boolean, lambda value: str(value).lower())
+SIZE = Kind(quantity.SIZE_WORDS, _size, lambda size: _quoted(quantity.format_size(size)))
+LIMIT: Kind[int | None] = Kind(
+    f"{quantity.SIZE_WORDS}; not 0; empty for none",
+    _limit,
+    lambda size: _quoted("" if size is None else quantity.format_size(size)),
+)
+TIME = Kind(
+    f"{quantity.TIME_WORDS}; more than 0, at most 7d",
+    lambda raw: _positive(_seconds(raw)),
+    lambda seconds: _quoted(quantity.format_duration(seconds)),
+)
+TIME_OR_ZERO = Kind(f"{quantity.TIME_WORDS}; at most 7d", _seconds, TIME.show)
+MIRRORS: Kind[Mapping[str, tuple[str, ...]]] = Kind(
+    'a table, in a file, of "prefix" = ["prefix", …], each beginning with https://, http://, file:/// or /',
+    _mirrors,
+    _table,
+)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stager.config import KEYS, Config, load
+from stager.errors import ConfigError
+from tests.property.strategies import hostile_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+_clean = st.text("abcXYZ019 /._-\"'\\\xe4\u6f22\U0001f600", max_size=20)
+_prefixes = st.builds(str.__add__, st.sampled_from(["/", "https://", "http://", "file:///"]), _clean)
+_values: dict[str, st.SearchStrategy[Any]] = {
+    **{name: st.sampled_from(key.kind.words) for name, key in KEYS.items() if key.kind.words},
+    **dict.fromkeys(("store", "ca_file", "token_file"), _clean.map("/".__add__) | st.just("")),
+    **dict.fromkeys(("connect_timeout", "stall_timeout", "deadline"), st.integers(1, 604800).map(float)),
+    "failure_backoff": st.floats(0, 1000).map(lambda seconds: round(seconds, 3)),
+    "connections": st.integers(1, 16),
+    "min_free": st.integers(0, 2**62),
+    "max_size": st.none() | st.integers(1, 2**62),
+    "allow_unsafe_store": st.booleans(),
+    "mirrors": st.dictionaries(_prefixes, st.lists(_prefixes, min_size=1, max_size=3).map(tuple), max_size=3),
+}
+configs = st.fixed_dictionaries({}, optional=_values)
+
+
+def toml(values: dict[str, Any]) -> str:
+    return "".join(f"{name} = {KEYS[name].kind.show(value)}\n" for name, value in values.items())
+
+
+def test_every_setting_has_a_strategy() -> None:
+    assert set(_values) == set(KEYS)
+
+
+@given(configs)
+def test_what_is_shown_can_be_read_back(values: dict[str, Any]) -> None:
+    assert {name: KEYS[name].kind.parse(raw) for name, raw in tomllib.loads(toml(values)).items()} == values
+
+
+@given(st.sampled_from(sorted(set(KEYS) - {"mirrors"})).flatmap(lambda name: st.tuples(st.just(name), _values[name])))
+def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
+    name, value = entry
+    raw = tomllib.loads(toml({name: value}))[name]
+    text = str(raw).lower() if isinstance(raw, bool) else str(raw)
+    variable = KEYS[name].variable
+    config = load({variable: text}, site_file="", user_file="")
+    assert getattr(config, name) == (value if text else getattr(Config(), name))
+    assert config.sources[name] == (variable if text else "default")
+
+
+@settings(max_examples=30)
+@given(configs, configs, configs)
+def test_the_last_source_wins(
+    tmp_path_factory: pytest.TempPathFactory, site: dict[str, Any], user: dict[str, Any], flags: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("config")
+    paths = [_written(folder / "site", site), _written(folder / "user", user)]
+    given_flags = tomllib.loads(toml(flags))
+    config = load({}, given_flags, site_file=paths[0], user_file=paths[1])
+    for name in KEYS:
+        layers: list[tuple[str, dict[str, Any]]] = [
+            (f"--{name.replace('_', '-')}", flags),
+            (paths[1], user),
+            (paths[0], site),
+            ("default", {name: KEYS[name].default}),
+        ]
+        source, values = next(layer for layer in layers if name in layer[1])
+        assert (config.sources[name], getattr(config, name)) == (source, values[name])
+
+
+def _written(path: Path, values: dict[str, Any]) -> str:
+    path.write_text(toml(values))
+    path.chmod(0o600)
+    return str(path)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)) | hostile_text, hostile_text | st.integers() | st.floats()))
+def test_anything_else_is_a_config_error_of_one_line(flags: dict[str, object]) -> None:
+    environ: dict[str, str]
+    chosen: dict[str, object]
+    variables = {f"STAGE_IMAGE_{name.upper()}": str(value) for name, value in flags.items()}
+    for environ, chosen in (({}, flags), (variables, {})):
+        try:
+            config = load(environ, chosen, site_file="", user_file="")
+        except ConfigError as error:
+            assert error.message.isprintable()  # noqa: PT017 - raising is one of two right answers
+        else:
+            assert {name for name, source in config.sources.items() if source != "default"} <= set(flags)
