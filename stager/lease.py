@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from stager.process import ProcessIdentity
-from stager.store.files import discard, names
+from stager.store.files import discard, make_folders, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def acquire(folder: str, lease: Lease) -> None:
     try:
         fd = os.open(path, flags, 0o644)
     except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
+        make_folders(folder)
         fd = os.open(path, flags, 0o644)
     os.close(fd)
 

@@ -28,11 +28,15 @@ BEAT_LOST = 15.0
 """Seconds without a sign of life (one is given every second) after which a leader that still exists is passed over:
 stopped by a debugger, swapped out, or on a core that died. Less would pass over leaders on overloaded nodes."""
 
+PATIENCE = 420.0
+"""Seconds without a byte before a beating leader is passed over: longer than its own deadline and stall timeout, after
+which it fails by itself and says why."""
+
 
 class Follower:
     """One wait for the staging of `path`'s leader. `patience`: seconds that a beating leader may go without a byte."""
 
-    def __init__(self, path: str, clock: Clock, tell: Teller, patience: float) -> None:
+    def __init__(self, path: str, clock: Clock, tell: Teller, patience: float = PATIENCE) -> None:
         self._path = path
         self._clock = clock
         self._tell = tell

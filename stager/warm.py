@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from stager.store.images import StagedImage
 
 OUTPUTS = ("STAGE_IMAGE_PATH", "STAGE_IMAGE_ROOT", "STAGE_IMAGE_DIGEST")
+SESSION_SECONDS = 60
+"""For which an answer outside of any job holds; the same as memory.SESSION_PIN, which is not imported here."""
+
 HARMLESS = (*OUTPUTS, "STAGE_IMAGE_STORE", "STAGE_IMAGE_PYTHON")
 """Variables which do not change what the answer is; with any other STAGE_IMAGE_* the long way is taken."""
 

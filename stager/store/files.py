@@ -92,13 +92,24 @@ def write_aside(path: str, text: str, mode: int, *, durable: bool = False) -> st
     try:
         fd = os.open(aside, flags, mode)
     except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
+        make_folders(folder)
         fd = os.open(aside, flags, mode)
     with open(fd, "wb", buffering=0) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
         if durable:
             os.fsync(fd)
     return aside
+
+
+def make_folders(path: str) -> None:
+    """Make a directory and its parents, never writable by others whatever the umask (os.makedirs uses 0777)."""
+    if os.path.isdir(path):
+        return
+    make_folders(os.path.dirname(path))
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return
 
 
 def sync_directory(path: str) -> None:

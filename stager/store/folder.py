@@ -7,7 +7,7 @@ import stat
 
 from stager.errors import StoreUnusable
 from stager.layout import VERSION, Layout
-from stager.store.files import discard, read_text, write_text
+from stager.store.files import discard, make_folders, read_text, write_text
 
 CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Images staged by stage-image: backups may skip them.\n"
 """Cache Directory Tagging Specification, https://bford.info/cachedir/: backup programs skip the directory."""
@@ -66,7 +66,7 @@ def _make(layout: Layout) -> None:
         for folder in layout.folders:
             _make_folder(folder)
         return
-    os.makedirs(os.path.dirname(layout.root), exist_ok=True)
+    make_folders(os.path.dirname(layout.root))
     _make_folder(layout.root)
     _refuse_foreign_content(layout)
     for folder in layout.folders:

@@ -16,7 +16,7 @@ from stager.reference import Digest
 from stager.store import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from stager.layout import Layout
 
@@ -78,7 +78,7 @@ def publish(layout: Layout, data: str, digest: Digest, info: ImageInfo, *, origi
         digest, layout.image_file(digest, info.format), info, origin, _now(), status.st_ino, status.st_mtime_ns, private
     )
     aside = f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
-    os.makedirs(os.path.dirname(aside), mode=0o755, exist_ok=True)
+    files.make_folders(os.path.dirname(aside))
     os.mkdir(aside, 0o755)
     try:
         _fill(aside, data, image, 0o600 if private else 0o644)
@@ -134,13 +134,19 @@ def mend(layout: Layout, digest: Digest, path: str, info: ImageInfo) -> StagedIm
     return image
 
 
-def remove(layout: Layout, digest: Digest) -> int:
-    """Unpublish an image and free its bytes; return how many. The caller has made sure that nothing uses it."""
+def remove(layout: Layout, digest: Digest, keep: Callable[[], bool] = lambda: False) -> int:
+    """Unpublish an image and free its bytes; return how many.
+
+    `keep` is asked once the image is out of sight; it is put back if somebody turns out to use it.
+    """
     final, aside = layout.image_dir(digest), f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
-    size = sum(os.lstat(f"{final}/{name}").st_size for name in files.names(final) if name.startswith("image."))
+    size = sum(os.lstat(path).st_size for path in image_files(layout, digest))
     try:
         os.rename(final, aside)
     except FileNotFoundError:
+        return 0
+    if keep():
+        os.rename(aside, final)
         return 0
     files.discard_tree(aside)
     return size

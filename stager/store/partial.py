@@ -53,7 +53,7 @@ class Partial:
     def __init__(self, folder: str) -> None:
         """Open or make the copy in `folder`, a directory that this process owns."""
         self.folder = folder
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        files.make_folders(folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._data = os.open(f"{folder}/data", flags, 0o600)
         self._progress = os.open(f"{folder}/progress", flags, 0o600)

@@ -42,14 +42,14 @@ def free_bytes(path: str) -> int:
 
 def in_use(layout: Layout, digest: Digest) -> bool:
     """Whether a living lease protects the image, or it is mounted."""
-    if lease.living(layout.leases(digest)):
-        return True
+    return bool(lease.living(layout.leases(digest))) or is_mounted(layout, digest)
+
+
+def is_mounted(layout: Layout, digest: Digest) -> bool:
+    """Whether the image is mounted in this store, by anybody."""
     mounts = f"{layout.root}/mounts"
-    return any(name.startswith(f"{digest.hex}.") and os.path.ismount(f"{mounts}/{name}/root") for name in _mounts(layout))
-
-
-def _mounts(layout: Layout) -> list[str]:
-    return files.names(f"{layout.root}/mounts")
+    own = (name for name in files.names(mounts) if name.startswith(f"{digest.hex}."))
+    return any(os.path.ismount(f"{mounts}/{name}/root") for name in own)
 
 
 def evictable(layout: Layout) -> list[Evictable]:

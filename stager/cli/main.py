@@ -1,0 +1,81 @@
+"""The entry: the warm path and the wait in few imports, everything else behind `stager.cli.full`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from stager import warm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stager.interfaces import Teller
+    from stager.warm import Place, Question
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `stage-image` with `argv` (default: the process's); return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        if warm.is_plain(os.environ) and (question := warm.parse(words)) is not None:
+            code = _warm(question)
+            if code is not None:
+                return code
+    except KeyboardInterrupt:
+        return 130  # nothing is held before the long way begins
+    from stager.cli.full import run
+
+    return run(words)
+
+
+def _warm(question: Question) -> int | None:
+    """Answer from a record, now or when the leader of this very staging leaves one; None if it takes the long way."""
+    try:
+        place = warm.Place(os.environ)
+        record = warm.answer(question, place) or _followed(question, place)
+    except OSError:
+        return None
+    return None if record is None else _give(question, record)
+
+
+def _followed(question: Question, place: Place) -> dict[str, str] | None:
+    from stager.clock import SystemClock
+    from stager.errors import InvalidReference
+    from stager.reference import parse
+    from stager.store.memory import read_leader
+    from stager.waiting import Follower
+
+    try:
+        reference = parse(question.text)
+    except InvalidReference:
+        return None
+    path = place.layout.leader(reference.key)
+    if question.name is None or read_leader(path) is None:
+        return None
+    teller = _teller(reference.name)
+    try:
+        return Follower(path, SystemClock(), teller).follow(lambda: warm.answer(question, place))
+    finally:
+        teller.close()
+
+
+def _teller(subject: str) -> Teller:
+    from stager.jobenv import from_environ
+    from stager.progress import teller
+
+    return teller(subject, quiet=(from_environ(os.environ).local_rank or 0) > 0)
+
+
+def _give(question: Question, record: dict[str, str]) -> int:
+    if question.verb != "exec":
+        sys.stdout.write(record["path" if question.verb == "path" else "root"] + "\n")
+        return 0
+    from stager.errors import StageImageError
+    from stager.process import become
+
+    try:
+        become(question.command, {**os.environ, **warm.environment(record)})
+    except StageImageError as error:
+        from stager.cli.boundary import report
+
+        return report(error)

@@ -1,0 +1,74 @@
+"""Staging and mounting for the verbs that do: one leader stages and mounts while the others still wait for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stager.cli.node import Node
+from stager.cli.options import flags
+from stager.errors import MountUnavailable, StageImageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stager.interfaces import Teller
+    from stager.mount import Mounted
+    from stager.store.images import StagedImage
+
+
+class Obtained:
+    """What a call obtained: the image, leased, and its mount, if one was asked for."""
+
+    def __init__(self, node: Node, image: StagedImage, mounted: Mounted | None) -> None:
+        self.node = node
+        self.image = image
+        self.mounted = mounted
+
+    def describe(self) -> dict[str, object]:
+        """Return the answer for --json."""
+        answer = {"path": self.image.path, "digest": str(self.image.digest), "size": self.image.size}
+        answer |= {"format": self.image.info.format, "origin": self.image.origin}
+        if self.mounted is not None:
+            report = self.mounted.report
+            answer |= {"root": self.mounted.root, "mount": report.kind, "direct_io": report.direct_io}
+            answer |= {"device": report.device, "note": report.note}
+        return dict(answer)
+
+
+def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, optional: bool = False) -> Obtained:
+    """Stage `arguments.reference`, and mount it unless `mode` is `none`; None takes the setting.
+
+    `own`: the lease is this process's, not its session's. `optional`: an image that cannot be mounted is enough.
+    Raises StageImageError, with the reference filled in.
+    """
+    node = Node(flags(arguments))
+    mode = node.config.mount if mode is None else mode
+    mounted: list[Mounted | None] = []
+
+    def finish(image: StagedImage) -> None:
+        mounted.append(None if mode == "none" else _mount(node, image, mode, own=own, optional=optional, tell=tell))
+        node.leave_answer(arguments, image, mounted[0])
+
+    staging = node.staging(arguments.reference, own=own, retry=arguments.retry, before_release=finish)
+    tell = staging.tell
+    try:
+        image = staging.run()
+        if not mounted:
+            finish(image)
+    except StageImageError as error:
+        error.reference = error.reference or str(staging.reference)
+        raise
+    finally:
+        tell.close()
+    node.collector.run()
+    return Obtained(node, image, mounted[0])
+
+
+def _mount(node: Node, image: StagedImage, mode: str, *, own: bool, optional: bool, tell: Teller) -> Mounted | None:
+    try:
+        return node.mounted(image, mode, own=own, tell=tell)
+    except MountUnavailable as error:
+        if not optional:
+            raise
+        tell.say(f"{error.message}; going on with the image file alone")
+        return None

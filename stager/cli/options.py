@@ -1,0 +1,44 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+SETTINGS = ("store", "freshness", "offline", "mount", "runtime", "progress", "deadline", "stall_timeout", "connections")
+"""The settings that may be given as flags where they matter; all may be given by file or environment."""
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add --store."""
+    parser.add_argument("--store", metavar="DIR", help="the store (default: $STAGE_IMAGE_STORE, else /var/tmp)")
+
+
+def add_staging(parser: argparse.ArgumentParser) -> None:
+    """Add the reference and how to stage it."""
+    parser.add_argument("reference", metavar="REF", help="https://… , file://… or a path, optionally @sha256:<digest>")
+    add_store(parser)
+    parser.add_argument("--freshness", metavar="WHEN", help="ask the origin for a newer image: always, job or never")
+    parser.add_argument("--offline", metavar="HOW", help="use a known image when the origin is away: allow or refuse")
+    parser.add_argument("--retry", action="store_true", help="try again at once what has just failed")
+    parser.add_argument("--deadline", metavar="TIME", help="give up after so long without progress, e.g. 5m")
+    parser.add_argument("--stall-timeout", metavar="TIME", help="reconnect after so long without a byte, e.g. 60s")
+    parser.add_argument("--connections", metavar="N", help="connections to the origin at a time, where more pay")
+    parser.add_argument("--progress", metavar="HOW", help="auto, bar, lines or none")
+
+
+def add_mounting(parser: argparse.ArgumentParser) -> None:
+    """Add how to mount."""
+    parser.add_argument("--mount", metavar="HOW", help="auto, loop, fuse or none")
+
+
+def flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the settings given on the command line."""
+    return {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name, None) is not None}

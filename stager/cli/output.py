@@ -1,0 +1,32 @@
+"""stdout: the answer and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def write(text: str) -> None:
+    """Write one line; bytes of a path that are not UTF-8 come out as they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def write_json(answer: object) -> None:
+    """Write an answer as JSON."""
+    write(json.dumps(answer, indent=2, default=str))
+
+
+def write_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write rows in columns as wide as they need to be."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_time(seconds: float) -> str:
+    """Return wall-clock seconds as local time for people."""
+    from time import localtime, strftime
+
+    return strftime("%Y-%m-%d %H:%M", localtime(seconds)) if seconds else "-"

@@ -1,0 +1,103 @@
+"""The command line's grammar: one thin module per verb, each adding its own arguments."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+from stager import __version__
+
+VERBS = {
+    "path": "stage an image and print its path (the default: `stage-image REF`)",
+    "mount": "stage and mount an image, and print the mountpoint",
+    "umount": "end the use of mounts, and unmount what nobody else uses",
+    "exec": "run a command on a staged image",
+    "list": "list staged images",
+    "inspect": "show what an image is",
+    "verify": "hash images again; mend or quarantine what is bad",
+    "remove": "remove an image from the store",
+    "prune": "evict unused images, longest unused first",
+    "config": "show every setting and where it came from",
+    "doctor": "show what this node can do, and what lies about",
+    "demo": "show it all: an origin, 32 tasks, one download, one mount",
+    "completion": "print a completion script for a shell",
+}
+"""Verb → what it does; each is a module of this package."""
+
+EXAMPLES = """\
+examples:
+  IMG=$(stage-image https://example.org/tool.sif)      one download, however many tasks ask
+  srun stage-image exec /shared/tool.sqsh -- ./app     run on the mounted image
+  stage-image https://example.org/tool.sif@sha256:…    only exactly this image
+  stage-image prune --max-size 100GiB                  keep the cache small
+  stage-image doctor                                   what this node can mount, and what is in the way
+
+A file whose name is a verb is written with its path: `stage-image ./list`.
+Exit codes: 0 the image is usable; everything else is listed in docs/reference/exit-codes.md.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with messages in our shape."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        sys.stderr.write(f"stage-image: error: {message}\n")
+        sys.stderr.write(f"stage-image: try: `{self.prog} --help`\n")
+        raise SystemExit(2)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Return the arguments; `.run` is what to call with them. Exits with 0 for --help and --version, 2 for nonsense."""
+    if words and words[0] not in (*VERBS, "-h", "--help", "--version"):
+        words = ["path", *words]
+    words, command = _command_of(words)
+    parser = build(only=words[0] if words and words[0] in VERBS else None)
+    if not words:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    arguments = parser.parse_args(words)
+    arguments.words = words[1:] if words[0] == "path" else words
+    if words[0] == "exec":
+        arguments.command = command
+        arguments.words = [*words, "--", *command]
+    return arguments
+
+
+def _command_of(words: list[str]) -> tuple[list[str], list[str]]:
+    # argparse would take `--` and what follows apart; a command is nobody's business but its own.
+    if not words or words[0] != "exec" or "--" not in words:
+        return words, []
+    cut = words.index("--")
+    return words[:cut], words[cut + 1 :]
+
+
+def build(only: str | None = None) -> Parser:
+    """Return the parser; with `only`, the other verbs stay without arguments, and their modules unimported."""
+    parser = Parser(
+        prog="stage-image",
+        description="Stage container images onto HPC nodes: one download, one verified copy, one mount.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"stage-image {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs", parser_class=Parser)
+    for verb, summary in VERBS.items():
+        if only not in (None, verb):
+            verbs.add_parser(verb, help=summary)
+            continue
+        module = importlib.import_module(f"stager.cli.{verb}_verb")
+        child = verbs.add_parser(
+            verb,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(child)
+        child.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,62 @@
+"""`stage-image verify`: hash images again; mend what can be mended, quarantine what is bad."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stager import warm
+from stager.cli.local import digest_of
+from stager.cli.node import Node
+from stager.cli.options import add_json, add_store, flags
+from stager.cli.output import write, write_json
+from stager.errors import NotStaged, VerifyFailed
+from stager.images import recognise
+from stager.store import images, repair
+
+if TYPE_CHECKING:
+    import argparse
+
+    from stager.reference import Digest
+
+EPILOG = """\
+Without a REF all images are read, at the speed of the disk. A bad image is moved to the store's quarantine/ and staged
+again at its next use; a bad sidecar beside a sound image is written anew. Exit code 84 if anything was bad.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("reference", metavar="REF", nargs="?", help="a reference or digest (default: all images)")
+    add_store(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify, and print a line for each image."""
+    node = Node(flags(arguments))
+    answers = [_verify(node, digest) for digest in _chosen(node, arguments.reference)]
+    if arguments.json:
+        write_json(answers)
+    else:
+        for answer in answers:
+            write(f"{answer['digest']}  {answer['found']}")
+    bad = [answer for answer in answers if not answer["sound"]]
+    if bad:
+        raise VerifyFailed(f"{len(bad)} of {len(answers)} images were bad and are now in {node.layout.root}/quarantine")
+    return 0
+
+
+def _chosen(node: Node, text: str | None) -> list[Digest]:
+    if text is None:
+        return list(images.digests(node.layout))
+    digest = digest_of(node, text)
+    if digest is None or digest not in set(images.digests(node.layout)):
+        raise NotStaged("it is not staged here", reference=text)
+    return [digest]
+
+
+def _verify(node: Node, digest: Digest) -> dict[str, object]:
+    image, found = repair.verify(node.layout, digest, recognise)
+    if image is None:
+        warm.forget(node.layout, str(digest))
+    return {"digest": str(digest), "sound": image is not None, "found": found}

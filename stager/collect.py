@@ -1,0 +1,150 @@
+"""Collecting what the dead left: their mounts, leases, copies in flight, answers and pins. Safe at any time, by anybody.
+
+Each piece is taken under the lock of whoever makes such pieces, so that nothing is collected while it comes to be.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stager import lease, warm
+from stager.errors import StageImageError
+from stager.mount import places
+from stager.process import ProcessIdentity, boot_id
+from stager.store import files, images, partial, room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stager.interfaces import Election, Mounter
+    from stager.layout import Layout
+    from stager.reference import Digest
+
+DAY = 86400.0
+PARTIAL_DAYS = 7.0
+"""A copy that nobody went on with for so long belongs to a reference that nobody wants any more."""
+SCOPE_DAYS = 30.0
+"""Longest life of a job's pins: longer than the longest job queue runs a job, shorter than job ids take to come round."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection did: names of what it removed, and of what it could not, with the reason."""
+
+    removed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Collects in one store. `way_of` gives the mounter for a mount's kind; with `dry_run` things are only named."""
+
+    layout: Layout
+    election: Election
+    way_of: Callable[[str], Mounter]
+    dry_run: bool = False
+
+    def run(self) -> Collected:
+        """Collect everything that belongs to the dead; never raises for a piece that cannot be had."""
+        collected = Collected()
+        with self.election.lead("collect") as leads:
+            if leads:
+                self._mounts(collected)
+                for what, path in self._leftovers():
+                    collected.removed.append(what)
+                    if not self.dry_run:
+                        files.discard_tree(path) if os.path.isdir(path) else files.discard(path)
+        return collected
+
+    def _mounts(self, collected: Collected) -> None:
+        for place in places(self.layout):
+            if lease.living(place.users):
+                continue
+            name = f"mount {place.root}"
+            if self.dry_run:
+                collected.removed.append(name)
+                continue
+            try:
+                with self.election.lead(place.lock) as leads:
+                    if leads and place.close(self.way_of(place.kind), lazy=False):
+                        collected.removed.append(name)
+            except StageImageError as error:
+                collected.kept.append(f"{name}: {error.message}")
+
+    def _leftovers(self) -> Iterator[tuple[str, str]]:
+        yield from self._dead_leases()
+        yield from self._unfinished_publishing()
+        yield from self._old_partials()
+        yield from self._dead_scopes()
+        yield from self._old_asides()
+
+    def _dead_leases(self) -> Iterator[tuple[str, str]]:
+        root = f"{self.layout.root}/leases"
+        for digest, name in files.walk_pairs(root):
+            held = lease.Lease.parse(name)
+            if held is None or not held.holder.alive:
+                yield f"lease {name} of {digest[:12]}", f"{root}/{digest}/{name}"
+
+    def _unfinished_publishing(self) -> Iterator[tuple[str, str]]:
+        for parent in files.names(self.layout.images):
+            folder = f"{self.layout.images}/{parent}"
+            for name in os.listdir(folder):
+                if name.startswith(".") and not _is_owned(name[66:].rpartition(".")[0]):
+                    yield f"unfinished image {name}", f"{folder}/{name}"
+
+    def _old_partials(self) -> Iterator[tuple[str, str]]:
+        for key in files.names(f"{self.layout.root}/partial"):
+            for folder in partial.folders(self.layout.partials(key)):
+                if partial.owner(folder) is None and _age(f"{folder}/data") > PARTIAL_DAYS * DAY:
+                    yield f"old partial copy {folder}", folder
+
+    def _dead_scopes(self) -> Iterator[tuple[str, str]]:
+        for kind in ("pins", "warm"):
+            for scope in files.names(f"{self.layout.root}/{kind}"):
+                path = f"{self.layout.root}/{kind}/{scope}"
+                if _is_dead_session(scope) or _age(path) > SCOPE_DAYS * DAY:
+                    yield f"{kind} of {scope}", path
+
+    def _old_asides(self) -> Iterator[tuple[str, str]]:
+        # What write_aside left when it was killed between making and renaming.
+        for name in ("refs", "locks", "failures"):
+            folder = f"{self.layout.root}/{name}"
+            for entry in os.listdir(folder):
+                if entry.startswith(".") and _age(f"{folder}/{entry}") > DAY:
+                    yield f"unfinished record {entry}", f"{folder}/{entry}"
+
+
+def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:
+    """Remove an image unless it is in use; return the bytes freed, 0 if it was in use after all.
+
+    Answers go first, then the image out of sight, and leases are looked at last: whoever took one meanwhile looks for
+    the image after that, so it is put back. `force` overrides leases, but no mounts.
+    """
+    if room.is_mounted(layout, digest) or (not force and room.in_use(layout, digest)):
+        return 0
+    warm.forget(layout, str(digest))
+    return images.remove(layout, digest, keep=lambda: not force and bool(lease.living(layout.leases(digest))))
+
+
+def _is_dead_session(scope: str) -> bool:
+    kind, _, rest = scope.partition("-")
+    pid, _, start = rest.partition("-")
+    if kind != "session" or not (pid.isdigit() and start.isdigit()):
+        return False
+    identity = ProcessIdentity.parse(f"{pid}.{start}.{boot_id()}")
+    return identity is None or not identity.alive
+
+
+def _is_owned(text: str) -> bool:
+    identity = ProcessIdentity.parse(text)
+    return identity is not None and identity.alive
+
+
+def _age(path: str) -> float:
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return 0.0

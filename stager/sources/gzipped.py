@@ -1,0 +1,41 @@
+"""Undoing a Content-Encoding that nobody asked for; pure."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LARGEST = 1 << 20
+"""Bytes of a piece: a few hostile kilobytes unpack to gigabytes."""
+
+
+def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what gzip members unpack to, in pieces of at most LARGEST bytes.
+
+    Raises EOFError if the stream is cut off, which urllib3's decoder passes over in silence, and zlib.error if it is
+    no gzip.
+    """
+    decoder, whole = _decoder(), False
+    for piece in pieces:
+        packed = piece
+        while packed:
+            while True:
+                plain = decoder.decompress(packed, LARGEST)
+                packed = decoder.unconsumed_tail
+                if plain:
+                    yield plain
+                # A full piece may have left more behind inside the decoder, with no input to show for it.
+                if not packed and len(plain) < LARGEST:
+                    break
+            whole = decoder.eof
+            if whole:
+                packed, decoder = decoder.unused_data, _decoder()
+    if not whole:
+        raise EOFError
+
+
+def _decoder() -> zlib._Decompress:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS)
