@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from http.client import HTTPException, RemoteDisconnected, responses
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected, responses
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -92,11 +92,11 @@ def _hopeless(host: str, error: Exception, causes: list[BaseException]) -> Stage
     return None
 
 
-def broken_off(name: str, error: Exception, settings: HttpSettings) -> StageImageError:
-    """Return our error for one that ended a body before its end."""
+def broken_off(name: str, position: int, error: Exception, settings: HttpSettings) -> StageImageError:
+    """Return our error for one that ended a body at byte `position` of the image."""
     if isinstance(error, ReadTimeoutError):
-        return OriginStalled(f"{name} sent nothing for {settings.stall_timeout:g} s")
-    return OriginUnavailable(f"{name} broke off: {_reason(list(_causes(error)))}")
+        return OriginStalled(f"{name} sent nothing for {settings.stall_timeout:g} s, at byte {position}")
+    return OriginUnavailable(f"{name} broke off at byte {position}: {_reason(list(_causes(error)))}")
 
 
 def _proxy_failure(host: str, causes: list[BaseException]) -> StageImageError:
@@ -137,8 +137,10 @@ def _reason_of(cause: BaseException) -> str:
         reason = f"TLS failed ({_printable(cause.reason or type(cause).__name__)})"
     elif isinstance(cause, RemoteDisconnected):
         reason = "it closed the connection without an answer"
+    elif isinstance(cause, IncompleteRead):
+        reason = "it closed the connection too early"
     elif isinstance(cause, HTTPException):
-        reason = "its answer is cut short or not valid HTTP"
+        reason = "its answer is not valid HTTP"
     elif isinstance(cause, socket.gaierror):
         reason = f"its name cannot be resolved ({cause.strerror})"
     elif isinstance(cause, OSError) and cause.errno and cause.strerror:

@@ -38,7 +38,7 @@ class HttpStream:
         self.private = private
         self._name = host_of(response.url)
         self._raw = response.raw
-        self._stop = delivery.stop
+        self._position, self._stop = delivery.offset, delivery.stop
         self._gzipped = delivery.gzipped
         self._settings = settings
         self._closing = Closing(ending.close)
@@ -54,24 +54,23 @@ class HttpStream:
                 self._raw.shutdown()
 
     def _plain(self) -> Iterator[bytes]:
-        position, stop = self.offset, self._stop
-        while stop is None or position < stop:
-            piece = self._read(PIECE if stop is None else min(PIECE, stop - position))
+        stop = self._stop
+        while stop is None or self._position < stop:
+            piece = self._read(PIECE if stop is None else min(PIECE, stop - self._position))
             if piece:
-                position += len(piece)
+                self._position += len(piece)
                 yield piece
             elif stop is None:
                 return
             else:
-                raise OriginUnavailable(f"{self._name} broke off {stop - position} bytes before the end")
+                raise OriginUnavailable(f"{self._name} broke off {stop - self._position} bytes before the end")
 
     def _unpacked(self) -> Iterator[bytes]:
-        position = 0
         try:
             for piece in gunzip(iter(lambda: self._read(PIECE), b"")):
-                yield piece if self._stop is None else piece[: self._stop - position]
-                position += len(piece)
-                if self._stop is not None and position >= self._stop:
+                yield piece if self._stop is None else piece[: self._stop - self._position]
+                self._position += len(piece)
+                if self._stop is not None and self._position >= self._stop:
                     return
         except (EOFError, zlib.error) as error:
             raise OriginUnavailable(f"{self._name} broke off or damaged a compressed stream") from error
@@ -84,7 +83,7 @@ class HttpStream:
             except (HTTPError, OSError, ValueError) as error:
                 if self._closing.closed:
                     raise self._given_up() from None
-                raise broken_off(self._name, error, self._settings) from error
+                raise broken_off(self._name, self._position, error, self._settings) from error
         if self._closing.closed:
             raise self._given_up()
         return piece
