@@ -11,7 +11,6 @@ import stat
 import tomllib
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stager import kinds
@@ -91,7 +90,7 @@ class Config:
         "How to show progress on stderr; `auto` draws a bar on a terminal and writes lines elsewhere.",
     )
     mirrors: Mapping[str, tuple[str, ...]] = _setting(
-        MappingProxyType({}),
+        {},
         kinds.MIRRORS,
         "Where else to fetch from: a prefix of references, and what to put in its place, in order.",
     )

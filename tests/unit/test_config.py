@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import FrozenInstanceError
@@ -262,8 +263,12 @@ def test_it_does_not_change() -> None:
     config: Any = Config()
     with pytest.raises(FrozenInstanceError):
         config.mount = "none"
-    with pytest.raises(TypeError):
-        config.mirrors["/a"] = ("/b",)
+
+
+def test_values_can_be_written_as_json(files: Files) -> None:
+    config = files.load(None, mirrors={"/a": "/b"})
+    for default in (config, Config()):
+        assert json.loads(json.dumps({name: getattr(default, name) for name in KEYS}))["deadline"] == 300
 
 
 def test_every_setting_says_what_it_means() -> None:
