@@ -1,4 +1,4 @@
-"""Collecting what the dead left: their mounts, leases, copies in flight, answers and pins. Safe at any time, by anybody.
+"""Collecting what the dead left: mounts, leases, copies in flight, answers and pins. Safe at any time, by anybody.
 
 Each piece is taken under the lock of whoever makes such pieces, so that nothing is collected while it comes to be.
 """
@@ -27,7 +27,7 @@ DAY = 86400.0
 PARTIAL_DAYS = 7.0
 """A copy that nobody went on with for so long belongs to a reference that nobody wants any more."""
 SCOPE_DAYS = 30.0
-"""Longest life of a job's pins: longer than the longest job queue runs a job, shorter than job ids take to come round."""
+"""Longest life of a job's pins: longer than a queue lets a job run, shorter than job ids take to come round."""
 
 
 @dataclass(slots=True)

@@ -40,17 +40,18 @@ SYNC_SECONDS = 2.0
 class Download:
     """One image on its way: what is needed to fetch it and how it is going.
 
-    `room` is called with the size as soon as it is known and before the first byte; it raises NoSpace. `streams`
-    limits the connections at a time. `look` sees the first bytes, to give up early on what is no image. `on_wait` is told each error and the seconds until the next try.
+    `room` is called with the size as soon as it is known and before the first byte; it raises NoSpace. `look` sees the
+    first bytes, to give up early on what is no image. `streams` limits the connections at a time. `on_wait` is told
+    each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
     """
 
     source: Source
     partial: Partial
     policy: RetryPolicy
     clock: Clock
-    room: Callable[[int], None] = lambda size: None
+    room: Callable[[int], None] = lambda _size: None
     on_wait: Callable[[StageImageError, float], None] | None = None
-    look: Callable[[Partial], None] = lambda partial: None
+    look: Callable[[Partial], None] = lambda _partial: None
     streams: int = 1
     pinned: bool = False
     _furthest: int = 0

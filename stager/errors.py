@@ -42,9 +42,7 @@ class StageImageError(Exception):
     hint = ""
     retryable = False
 
-    def __init__(
-        self, message: str, *, hint: str = "", reference: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", reference: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint or self.hint

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Validators:
     """What an origin says of one version of an image; empty where it says nothing.
 
-    `etag` and `modified` are the HTTP headers as sent (RFC 9110, 8.8); for a file, `modified` holds mtime (ns) and inode.
-    `size` is in bytes.
+    `etag` and `modified` are the HTTP headers as sent (RFC 9110, 8.8); for a file, `modified` holds mtime (ns) and
+    inode. `size` is in bytes.
     """
 
     etag: str = ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
 
 from stager.process import current
 from stager.store import files
 from stager.store.memory import LeaderNote, read_leader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stager.clock import Clock
     from stager.interfaces import Teller
@@ -18,16 +19,25 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 0.5
 
 
-def claim(path: str, clock: Clock, turn: int) -> bool:
-    """Leave a note that we are on our way to the lock, unless a living process left one.
+@contextmanager
+def claimed(path: str, clock: Clock, turn: int) -> Iterator[bool]:
+    """Leave a note, for the time of the context, that we are on our way to the lock, unless a living process left one.
 
     It keeps the crowd from importing and trying the lock one by one; the lock decides, this decides nothing.
     """
-    mine = LeaderNote(current(), clock.wall(), turn)
+    try:
+        yield _claim(path, LeaderNote(current(), clock.wall(), turn))
+    finally:
+        note = read_leader(path)
+        if note is not None and note.holder == current():
+            files.discard(path)
+
+
+def _claim(path: str, mine: LeaderNote) -> bool:
     if files.create_text(path, mine.text()):
         return True
     note = read_leader(path)
-    if note is not None and note.holder.alive and note.turn >= turn:
+    if note is not None and note.holder.alive and note.turn >= mine.turn:
         return note.holder == mine.holder
     files.write_text(path, mine.text())
     return True
@@ -48,7 +58,7 @@ class Leadership:
         self.measure: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.phase = "resolving"
 
-    def __enter__(self) -> Leadership:
+    def __enter__(self) -> Self:
         files.write_text(self._path, self._note.text())
         self._thread.start()
         return self

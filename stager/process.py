@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class ProcessIdentity:
     """A process of this node: pid, start time (clock ticks since boot) and boot, printed as `pid.start.boot`.
 
-    The boot is the first 8 digits of /proc/sys/kernel/random/boot_id. Start time: field 22 of /proc/<pid>/stat, proc(5).
+    The boot is the first 8 digits of /proc/sys/kernel/random/boot_id, the start time field 22 of /proc/<pid>/stat,
+    proc(5).
     """
 
     __slots__ = ("boot", "pid", "start")

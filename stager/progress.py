@@ -13,7 +13,7 @@ LINE_SECONDS = 10.0
 
 
 class LineTeller:
-    """Lines, at most one every 10 s while something moves. `quiet`: only what matters, for ranks that others speak for."""
+    """Lines, at most one every 10 s while something moves. `quiet`: only what matters, where another rank speaks."""
 
     def __init__(self, subject: str, *, quiet: bool = False) -> None:
         self._subject = subject

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stager import lease
 from stager.errors import DigestMismatch, LeaderLost, NoSpace, OriginUnavailable, StageImageError, StoreUnusable
-from stager.leading import Leadership, claim
+from stager.leading import Leadership, claimed
 from stager.store import files, images, memory, partial, repair, room
 from stager.waiting import Follower
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How to stage; times in seconds. `freshness`: always | job | never; `patience`: without a byte before a follower
-    passes over its leader; `failure_backoff`: for which a failure stands; `offline`: whether a known image may be used
-    when its origin cannot be asked.
+    """How to stage; times in seconds.
+
+    `freshness`: always | job | never. `offline`: whether a known image may be used when its origin cannot be asked.
+    `patience`: without a byte before a follower passes over its leader. `failure_backoff`: for which a failure stands.
+    `retry`: do not believe failures from before this call.
     """
 
     freshness: str = "job"
@@ -45,8 +47,9 @@ class Policy:
 class Staging:
     """One task's wish for one image, with all that is needed to fulfil it.
 
-    `scope` is the job, or the login session when `session` is set; `download` makes a download into a partial copy;
-    `before_release` is what a leader does while the others still wait for it; `trace` is called at named points, where tests let processes die.
+    The lease's scope is the job, or the login session when `session` is set. `download` makes a download into a partial
+    copy. `before_release` is what a leader does while the others still wait for it. `trace` is called at named points,
+    where tests let processes die.
     """
 
     layout: Layout
@@ -56,11 +59,11 @@ class Staging:
     policy: Policy
     clock: Clock
     election: Election
-    download: Callable[[Partial, Leadership], Download]
+    download: Callable[[Partial], Download]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
-    before_release: Callable[[StagedImage], None] = lambda image: None
-    trace: Callable[[str], None] = lambda point: None
+    before_release: Callable[[StagedImage], None] = lambda _image: None
+    trace: Callable[[str], None] = lambda _point: None
 
     def run(self) -> StagedImage:
         """Return the image: published, verified and leased. Raises StageImageError."""
@@ -68,16 +71,16 @@ class Staging:
         with _storage_errors(self.layout):
             while True:
                 image = self._obtain(begun)
-                self._write_if_possible(lambda: lease.acquire(self.layout.leases(image.digest), self.lease))  # noqa: B023
-                self.trace("leased")
+                self._take_lease(image)
                 # Looked up again: whoever evicts looks at leases last, so one of the two sees the other.
                 if images.lookup(self.layout, image.digest) is not None:
                     return image
 
-    def _write_if_possible(self, write: Callable[[], object]) -> None:
+    def _take_lease(self, image: StagedImage) -> None:
         # A hit in a read-only store (an image baked into a node's root, a snapshot) is still a hit.
         try:
-            write()
+            lease.acquire(self.layout.leases(image.digest), self.lease)
+            self.trace("leased")
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
@@ -89,13 +92,16 @@ class Staging:
             if (image := follower.follow(lambda: self._settled(begun))) is not None:
                 return image
             turn = self._turn(follower)
-            if not claim(self.layout.leader(self._key), self.clock, turn):
-                continue
-            with self.election.lead(self._key if turn == 0 else f"{self._key}.{turn}") as leads:
-                if leads:
-                    return self._known(begun) or self._lead(turn)
+            with claimed(self.layout.leader(self._key), self.clock, turn) as ours:
+                if ours and (image := self._contend(turn, begun)) is not None:
+                    return image
             # The lock is held, but its holder's note is not there yet, or ours has just covered it.
             self.clock.sleep(0.05)
+
+    def _contend(self, turn: int, begun: float) -> StagedImage | None:
+        """Try to lead, and do the work if we do; None if somebody else holds the lock."""
+        with self.election.lead(self._key if turn == 0 else f"{self._key}.{turn}") as leads:
+            return (self._settled(begun) or self._lead(turn)) if leads else None
 
     @property
     def _key(self) -> str:
@@ -183,7 +189,7 @@ class Staging:
                 partial.borrow(root, copy)
             return self._fetch_into(copy, leadership, seen if held else None, held)
         finally:
-            copy.close()
+            copy.leave()
 
     def _held(self, seen: Seen | None) -> StagedImage | None:
         """Return the image that the reference meant last time, mended when only its sidecar was bad."""
@@ -199,12 +205,12 @@ class Staging:
     def _fetch_into(
         self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None
     ) -> StagedImage:
-        download = self.download(copy, leadership)
+        download = self.download(copy)
         leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
         asked = self.clock.now()
         if self._has_changed(download, seen, held) or held is None:
             leadership.phase = "verifying"
-            image = self._publish(copy, download)
+            image = self._publish(copy)
             self._remember(image.digest, copy.validators, asked)
         else:
             copy.discard()
@@ -240,7 +246,7 @@ class Staging:
             raise LeaderLost("this job was pinned meanwhile to an image which is no longer there")
         return other
 
-    def _publish(self, copy: Partial, download: Download) -> StagedImage:
+    def _publish(self, copy: Partial) -> StagedImage:
         self.trace("fetched")
         digest, expected = copy.digest(), self._expected()
         try:

@@ -238,4 +238,15 @@ def complain(text: str) -> None:
     sys.stderr.write(f"stage-image: {text}\n")
 
 
-__all__ = ["Place", "ProcessIdentity", "Question", "answer", "base", "environment", "forget", "is_plain", "leave", "parse"]
+__all__ = [
+    "Place",
+    "ProcessIdentity",
+    "Question",
+    "answer",
+    "base",
+    "environment",
+    "forget",
+    "is_plain",
+    "leave",
+    "parse",
+]

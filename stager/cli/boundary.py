@@ -62,7 +62,7 @@ def _told(action: Callable[[], int]) -> int:
         # Whoever read our output has gone. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Exception as error:  # noqa: BLE001: the boundary is where everything unexpected ends
+    except Exception as error:  # noqa: BLE001 - everything unexpected ends here
         return _report_bug(error)
     return code
 

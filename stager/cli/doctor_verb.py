@@ -75,7 +75,9 @@ def _filesystem(node: Node) -> Finding:
     root = os.path.abspath(node.config.store or folder.default_root(node.environ, os.geteuid()))
     found = filesystem.inspect(root)
     kind = "network" if found.network else "memory" if found.ram else "local"
-    detail = f"{root} is on {found.fstype} ({kind})" + (f", private to this job: {found.private}" if found.private else "")
+    detail = f"{root} is on {found.fstype} ({kind})" + (
+        f", private to this job: {found.private}" if found.private else ""
+    )
     remedy = "set STAGE_IMAGE_STORE to a directory on the node's local disk that all jobs see"
     return Finding("file system", ok=not (found.network or found.private), detail=detail, remedy=remedy)
 
@@ -102,7 +104,9 @@ def _leftovers(node: Node, *, fix: bool) -> list[Finding]:
         for what in collected.removed
     ]
     findings += [
-        Finding("leftover", ok=False, detail=what, remedy="end what keeps it busy, or `stage-image umount --all --lazy`")
+        Finding(
+            "leftover", ok=False, detail=what, remedy="end what keeps it busy, or `stage-image umount --all --lazy`"
+        )
         for what in collected.kept
     ]
     return findings or [Finding("leftovers", ok=True, detail="none")]

@@ -67,7 +67,11 @@ def _of_info(info: ImageInfo) -> dict[str, object]:
 
 
 def _for_people(answer: dict[str, object]) -> list[tuple[str, str]]:
-    lines = [(name, str(answer[name])) for name in ("path", "digest", "origin", "format", "compression", "arch") if answer.get(name)]
+    lines = [
+        (name, str(answer[name]))
+        for name in ("path", "digest", "origin", "format", "compression", "arch")
+        if answer.get(name)
+    ]
     lines.append(("size", f"{show_bytes(float(str(answer['size'])))} ({answer['size']} bytes)"))
     if "fetched" in answer:
         lines.append(("fetched", show_time(float(str(answer["fetched"])))))

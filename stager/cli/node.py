@@ -1,9 +1,8 @@
-"""The composition root: from settings and environment to objects that work together. Adapters are imported when chosen."""
+"""The composition root: from settings and environment to objects that work together; adapters come when chosen."""
 
 from __future__ import annotations
 
 import os
-import signal
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,26 +10,21 @@ from stager import collect, filesystem, mount, warm
 from stager.clock import SystemClock
 from stager.config import Config, load
 from stager.election.file_lock import FileLockElection
-from stager.errors import MountUnavailable, StageImageError, StoreUnusable
+from stager.errors import MountUnavailable, StoreUnusable
 from stager.jobenv import from_environ
 from stager.lease import Lease
 from stager.process import current, session_leader
 from stager.progress import teller
 from stager.reference import Reference, parse
-from stager.stage import Policy, Staging
-from stager.store import folder, room
+from stager.store import folder
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
-    from stager.download import Download
-    from stager.interfaces import ImageInfo, Mounter, Teller
+    from stager.interfaces import Mounter, Teller
     from stager.layout import Layout
-    from stager.leading import Leadership
     from stager.mount import Mounted
     from stager.store.images import StagedImage
-    from stager.store.partial import Partial
 
 
 class Node:
@@ -75,36 +69,6 @@ class Node:
     def lease(self, *, own: bool) -> Lease:
         """Return our lease: by this process (`own`), which becomes the command, or by the session that called us."""
         return Lease(self.scope, current() if own else self.session)
-
-    def staging(
-        self, text: str, *, own: bool, retry: bool, before_release: Callable[[StagedImage], None] = lambda image: None
-    ) -> Staging:
-        """Return the wish to stage what `text` refers to."""
-        from stager.images import recognise
-
-        reference = self.reference(text)
-        tell = self.teller(reference.name)
-        policy = Policy(
-            freshness=self.config.freshness,
-            offline=self.config.offline == "allow",
-            patience=self.config.deadline + 2 * self.config.stall_timeout,
-            failure_backoff=self.config.failure_backoff,
-            retry=retry,
-        )
-        return Staging(
-            layout=self.layout,
-            reference=reference,
-            lease=self.lease(own=own),
-            session=not self.job.scope,
-            policy=policy,
-            clock=self.clock,
-            election=self.election,
-            download=lambda copy, leadership: self._download(reference, copy, leadership, tell),
-            recognise=recognise,
-            tell=tell,
-            before_release=before_release,
-            trace=_trace_point(self.environ),
-        )
 
     def mounted(self, image: StagedImage, mode: str, *, own: bool, tell: Teller) -> Mounted:
         """Return the image mounted by `mode` (auto, loop or fuse). Raises MountFailed, MountUnavailable."""
@@ -156,83 +120,12 @@ class Node:
 
     def _check_filesystem(self, root: str) -> None:
         found = filesystem.inspect(root)
-        why = ""
         if found.network:
-            why = f"is on a network file system ({found.fstype}), where locks and mounts of one node mean nothing to others"
+            why = f"is on a network file system ({found.fstype}), where locks of one node mean nothing to others"
         elif found.private:
             why = f"is private to this job: {found.private}"
-        if not why:
+        else:
             return
         if not self.config.allow_unsafe_store:
             raise StoreUnusable(f"the store {root} {why}")
         self.teller(root).say(f"warning: the store {root} {why}")
-
-    def _download(self, reference: Reference, copy: Partial, leadership: Leadership, tell: Teller) -> Download:
-        from stager.download import Download
-        from stager.images import recognise
-        from stager.retry import RetryPolicy
-        from stager.sources import HttpSettings, source_for
-
-        config = self.config
-        settings = HttpSettings(
-            connect_timeout=config.connect_timeout,
-            stall_timeout=config.stall_timeout,
-            ca_file=config.ca_file,
-            token_file=config.token_file,
-        )
-        limits = room.Limits(config.min_free, config.max_size)
-        trace = _trace_point(self.environ)
-
-        def make_room(size: int) -> None:
-            room.make_room(self.layout, size, limits, lambda old: _evict(self.layout, old, tell))
-
-        def look(partial: Partial) -> None:
-            trace("fetching")
-            _refuse_what_is_no_image(partial, recognise)
-
-        def on_wait(error: StageImageError, seconds: float) -> None:
-            tell.say(f"{error.message}; trying again in {seconds:.0f} s")
-
-        return Download(
-            source=source_for(reference, settings, config.mirrors),
-            partial=copy,
-            policy=RetryPolicy(deadline=config.deadline),
-            clock=self.clock,
-            room=make_room,
-            on_wait=on_wait,
-            look=look,
-            streams=config.connections,
-            pinned=reference.digest is not None,
-        )
-
-
-def _refuse_what_is_no_image(partial: Partial, recognise: Callable[[int, int], ImageInfo]) -> None:
-    # Only the very first bytes are there: what they look like is known, whether the image is whole is not.
-    from stager.errors import DamagedImage, NotAnImage
-
-    try:
-        recognise(partial.fileno(), partial.size or partial.position)
-    except NotAnImage:
-        raise
-    except DamagedImage:
-        return
-
-
-def _evict(layout: Layout, old: room.Evictable, tell: Teller) -> None:
-    freed = collect.evict(layout, old.digest)
-    tell.say(f"evicted {old.digest.hex[:12]}, unused, to make room ({room.show_bytes(freed)})")
-
-
-def _trace_point(environ: dict[str, str]) -> Callable[[str], None]:
-    """Return what happens at named points: nothing, or what a test asked for (death, or a stop until SIGCONT)."""
-    crash, stop = environ.get("STAGE_IMAGE_TEST_CRASH_AT"), environ.get("STAGE_IMAGE_TEST_STOP_AT")
-    if not crash and not stop:
-        return lambda point: None
-
-    def trace(point: str) -> None:
-        if point == crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if point == stop:
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    return trace

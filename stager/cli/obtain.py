@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stager.cli.fetching import staging
 from stager.cli.node import Node
 from stager.cli.options import flags
 from stager.errors import MountUnavailable, StageImageError
@@ -49,14 +50,14 @@ def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, option
         mounted.append(None if mode == "none" else _mount(node, image, mode, own=own, optional=optional, tell=tell))
         node.leave_answer(arguments, image, mounted[0])
 
-    staging = node.staging(arguments.reference, own=own, retry=arguments.retry, before_release=finish)
-    tell = staging.tell
+    wish = staging(node, arguments.reference, own=own, retry=arguments.retry, before_release=finish)
+    tell = wish.tell
     try:
-        image = staging.run()
+        image = wish.run()
         if not mounted:
             finish(image)
     except StageImageError as error:
-        error.reference = error.reference or str(staging.reference)
+        error.reference = error.reference or str(wish.reference)
         raise
     finally:
         tell.close()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def write(text: str) -> None:
@@ -18,7 +22,7 @@ def write_json(answer: object) -> None:
     write(json.dumps(answer, indent=2, default=str))
 
 
-def write_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def write_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows in columns as wide as they need to be."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:

@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     node = Node(flags(arguments))
     node.collector.run()
     chosen = [(text, _staged(node, text)) for text in arguments.references]
-    removed = [{"digest": str(digest), "freed": _remove(node, digest, text, force=arguments.force)} for text, digest in chosen]
+    removed = [
+        {"digest": str(digest), "freed": _remove(node, digest, text, force=arguments.force)} for text, digest in chosen
+    ]
     if arguments.json:
         write_json(removed)
     return 0

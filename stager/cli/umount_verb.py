@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
             lease.release(place.users, scope)
     if arguments.scope:
         _release_images(node, scope)
-    unmounted, kept, busy = [], [], []
+    unmounted: list[str] = []
+    kept: list[str] = []
+    busy: list[str] = []
     for place in found:
         try:
             closed = _close(node, place, force=arguments.force, lazy=arguments.lazy)
@@ -65,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"unmounted": unmounted, "in_use": kept, "busy": busy})
     if busy or (kept and arguments.all):
-        raise InUse(f"still mounted: {'; '.join(busy + kept)}", hint="see `stage-image list`; --force and --lazy insist")
+        raise InUse(
+            f"still mounted: {'; '.join(busy + kept)}", hint="see `stage-image list`; --force and --lazy insist"
+        )
     return 0
 
 

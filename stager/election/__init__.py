@@ -1,0 +1,1 @@
+"""Elections: who does a piece of work that several contenders want done once."""

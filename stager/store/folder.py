@@ -19,7 +19,7 @@ def default_root(environ: dict[str, str] | os._Environ[str], uid: int) -> str:
     /var/tmp is local on compute nodes and, unlike /tmp, outlives reboots and is rarely made private to a job; the
     home directory is usually on a network file system.
     """
-    return environ.get("STAGE_IMAGE_STORE") or f"/var/tmp/stage-image-{uid}"
+    return environ.get("STAGE_IMAGE_STORE") or f"/var/tmp/stage-image-{uid}"  # noqa: S108 - checked before it is used
 
 
 def open_store(root: str) -> Layout:
@@ -86,14 +86,14 @@ def _make_folder(path: str) -> None:
 
 def _refuse_foreign_content(layout: Layout) -> None:
     # A mistyped STAGE_IMAGE_STORE=/home/me must not litter a directory that holds somebody's data.
-    known = {os.path.basename(folder) for folder in layout.folders} | {"CACHEDIR.TAG", "VERSION"}
-    foreign = [name for name in os.listdir(layout.root) if name not in known and not name.startswith(".")]
-    if foreign and foreign != ["lost+found"]:
+    known = {*(os.path.basename(folder) for folder in layout.folders), "CACHEDIR.TAG", "VERSION", "lost+found"}
+    foreign = [n for n in os.listdir(layout.root) if n not in known and not n.startswith((".VERSION.", ".CACHEDIR."))]
+    if foreign:
         raise StoreUnusable(f"{layout.root} is not a store and not empty (it holds {foreign[0]!r})")
 
 
 def is_writable(layout: Layout) -> bool:
-    """Whether a file can be made in the store, found out by making one: permission bits do not show read-only mounts."""
+    """Whether a file can be made in the store, found by making one: permission bits show no read-only mount."""
     probe = f"{layout.root}/locks/.probe.{os.getpid()}"
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))

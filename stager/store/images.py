@@ -1,4 +1,4 @@
-"""Published images: look up, publish, remove. An image exists from the rename of its directory on, whole or not at all."""
+"""Published images: look up, publish, remove. An image exists from the rename of its directory on, or not at all."""
 
 from __future__ import annotations
 
@@ -196,9 +196,7 @@ def _is_unchanged(image: StagedImage) -> bool:
         return False
     seen = (status.st_size, status.st_ino, status.st_mtime_ns)
     return (
-        stat.S_ISREG(status.st_mode)
-        and files.is_trusted(status)
-        and seen == (image.size, image.inode, image.mtime_ns)
+        stat.S_ISREG(status.st_mode) and files.is_trusted(status) and seen == (image.size, image.inode, image.mtime_ns)
     )
 
 

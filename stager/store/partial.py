@@ -3,7 +3,7 @@
 partial/<key>/<pid.start.boot.random>/
 ├── data        the bytes, sparse while several segments grow
 ├── state       origin, validators, size, boot
-├── progress    (start, position, end) of each segment: 3 × 8 bytes little-endian, overwritten in place
+├── progress    (start, position, end) of each segment: three times 8 bytes little-endian, overwritten in place
 └── durable     the same as of the last fdatasync: all that counts after a reboot
 
 The page cache outlives a killed process but not a power loss, so `progress` counts in the boot that wrote it only.
@@ -161,6 +161,12 @@ class Partial:
             os.close(fd)
         self._open = ()
 
+    def leave(self) -> None:
+        """Let go of the files, and of the whole copy if there is nothing in it to go on from."""
+        if self._open and not self.held:
+            files.discard_tree(self.folder)
+        self.close()
+
     def discard(self) -> None:
         """Remove it all: the image is published or worthless."""
         self.close()
@@ -242,7 +248,7 @@ def _is_gapless(segments: list[Segment], size: int) -> bool:
         if segment.start != reached:
             return False
         reached = segment.end
-    return size == UNKNOWN_END or reached == size
+    return size in (UNKNOWN_END, reached)
 
 
 def borrow(root: str, into: Partial) -> int:

@@ -73,7 +73,7 @@ def total_size(layout: Layout) -> int:
 
 
 def make_room(layout: Layout, need: int, limits: Limits, evict: Callable[[Evictable], None]) -> None:
-    """Evict, longest unused first, until `need` more bytes fit. Raises NoSpace, having evicted nothing, if they cannot."""
+    """Evict, longest unused first, until `need` more bytes fit. Raises NoSpace, evicting nothing, if they cannot."""
     lacking = _lacking(layout, need, limits)
     if lacking <= 0:
         return

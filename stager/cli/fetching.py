@@ -1,0 +1,112 @@
+"""Putting together a staging: the reference's source, the limits of the store, and the story that uses them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from stager import collect
+from stager.download import Download
+from stager.errors import DamagedImage
+from stager.images import recognise
+from stager.retry import RetryPolicy
+from stager.sources import HttpSettings, source_for
+from stager.stage import Policy, Staging
+from stager.store import room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.cli.node import Node
+    from stager.errors import StageImageError
+    from stager.interfaces import Teller
+    from stager.reference import Reference
+    from stager.store.images import StagedImage
+    from stager.store.partial import Partial
+
+
+def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Callable[[StagedImage], None]) -> Staging:
+    """Return the wish to stage what `text` refers to; `own` and `before_release` as in Node.lease and Staging."""
+    reference = node.reference(text)
+    tell = node.teller(reference.name)
+    config = node.config
+    return Staging(
+        layout=node.layout,
+        reference=reference,
+        lease=node.lease(own=own),
+        session=not node.job.scope,
+        policy=Policy(
+            freshness=config.freshness,
+            offline=config.offline == "allow",
+            patience=config.deadline + 2 * config.stall_timeout,
+            failure_backoff=config.failure_backoff,
+            retry=retry,
+        ),
+        clock=node.clock,
+        election=node.election,
+        download=lambda copy: _download(node, reference, copy, tell),
+        recognise=recognise,
+        tell=tell,
+        before_release=before_release,
+        trace=_trace_point(node.environ),
+    )
+
+
+def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> Download:
+    config = node.config
+    settings = HttpSettings(
+        connect_timeout=config.connect_timeout,
+        stall_timeout=config.stall_timeout,
+        ca_file=config.ca_file,
+        token_file=config.token_file,
+    )
+    limits = room.Limits(config.min_free, config.max_size)
+    trace = _trace_point(node.environ)
+
+    def make_room(size: int) -> None:
+        room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+
+    def look(partial: Partial) -> None:
+        trace("fetching")
+        _refuse_what_is_no_image(partial)
+
+    def on_wait(error: StageImageError, seconds: float) -> None:
+        tell.say(f"{error.message}; trying again in {seconds:.0f} s")
+
+    return Download(
+        source=source_for(reference, settings, config.mirrors),
+        partial=copy,
+        policy=RetryPolicy(deadline=config.deadline),
+        clock=node.clock,
+        room=make_room,
+        on_wait=on_wait,
+        look=look,
+        streams=config.connections,
+        pinned=reference.digest is not None,
+    )
+
+
+def _refuse_what_is_no_image(partial: Partial) -> None:
+    # Only the first bytes are there: what they look like is known, whether the image is whole is not.
+    try:
+        recognise(partial.fileno(), partial.size or partial.position)
+    except DamagedImage:
+        return
+
+
+def _evict(node: Node, old: room.Evictable, tell: Teller) -> None:
+    freed = collect.evict(node.layout, old.digest)
+    tell.say(f"evicted {old.digest.hex[:12]}, unused, to make room ({room.show_bytes(freed)})")
+
+
+def _trace_point(environ: dict[str, str]) -> Callable[[str], None]:
+    """Return what happens at named points: nothing, or what a test asked for (death, or a stop until SIGCONT)."""
+    asked = {"STAGE_IMAGE_TEST_CRASH_AT": signal.SIGKILL, "STAGE_IMAGE_TEST_STOP_AT": signal.SIGSTOP}
+    signals = {environ[name]: number for name, number in asked.items() if name in environ}
+
+    def trace(point: str) -> None:
+        if point in signals:
+            os.kill(os.getpid(), signals[point])
+
+    return trace
