@@ -65,7 +65,7 @@ class MirroredSource:
         """As Source.open. If all fail, the error is that of the first which knows more than NotFound."""
         held, known = self._owner(if_range), self._owner(unless)
         errors: list[StageImageError] = []
-        for mark, source in self._in_order(held or known):
+        for mark, source in self._in_order(known if held is None else held):
             try:
                 stream = source.open(
                     start if held in (mark, None) else 0,
