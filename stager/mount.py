@@ -19,7 +19,7 @@ from stager.errors import InUse, MountFailed, MountUnavailable
 from stager.interfaces import MountReport
 from stager.layout import UNMOUNTED
 from stager.process import boot_id
-from stager.store import files
+from stager.store import files, folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,11 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True)
 class Mounting:
-    """One task's wish for a mounted image. `ways` are tried in order; `session` keys the mounts that die with it."""
+    """One task's wish for a mounted image.
+
+    `ways` are tried in order; `session` keys the mounts that die with it; `tiers` are root's stores whose mounts we may
+    use.
+    """
 
     layout: Layout
     image: StagedImage
@@ -57,9 +61,12 @@ class Mounting:
     clock: Clock
     tell: Teller
     is_dead: Callable[[str], bool]
+    tiers: tuple[Layout, ...] = ()
 
     def run(self) -> Mounted:
         """Return the mount, leased. Raises MountFailed, or MountUnavailable when no way is open."""
+        if (shared := self._shared_by_root()) is not None:
+            return shared
         obstacles = []
         for way in self.ways:
             why = way.obstacle(self.image.info)
@@ -72,6 +79,19 @@ class Mounting:
             if len(self.ways) > len(obstacles):
                 self.tell.say(f"cannot mount by {way.kind} ({why}); trying {self.ways[len(obstacles)].kind}")
         raise MountUnavailable(f"no way to mount the image is open ({'; '.join(obstacles) or 'none was allowed'})")
+
+    def _shared_by_root(self) -> Mounted | None:
+        """Return a mount that root made in a store which we only read, if we may lease it."""
+        kinds = {way.kind for way in self.ways} & {"loop", "erofs"} if self.tiers else set()
+        for place in (MountPlace(tier, self.image.digest, kind) for tier in self.tiers for kind in sorted(kinds)):
+            try:
+                if place.mounted() is not None:
+                    lease.acquire(place.users, self.lease)
+                    if (mounted := place.mounted()) is not None:
+                        return mounted
+            except OSError:
+                continue
+        return None
 
     def _share(self, way: Mounter) -> Mounted:
         kind = f"fuse-{self.session}" if way.kind == "fuse" else way.kind
@@ -95,6 +115,8 @@ class Mounting:
         place.prepare()
         lease.acquire(place.users, self.lease)
         report = way.mount(self.image.path, self.image.info, place.root)
+        if report.direct_io:
+            files.drop_cached(self.image.path)
         if report.note:
             self.tell.say(f"mounted by {report.kind}: {report.note}")
         return place.record(report)
@@ -146,9 +168,10 @@ class MountPlace:
     def prepare(self) -> None:
         """Make the bare mountpoint."""
         mode = 0o755 if os.geteuid() == 0 else 0o700
-        for folder in (os.path.dirname(self.root), self.root, self.users):
-            if not os.path.isdir(folder):
-                os.mkdir(folder, mode)
+        for path in (os.path.dirname(self.root), self.root):
+            if not os.path.isdir(path):
+                os.mkdir(path, mode)
+        folder.open_to_leases(self.users)
         files.write_text(f"{self.root}/{UNMOUNTED}", "nothing is mounted here\n")
 
     def record(self, report: MountReport) -> Mounted:
@@ -194,11 +217,11 @@ class MountPlace:
 
     def _remove(self) -> None:
         files.discard(f"{self.root}/{UNMOUNTED}")
-        for folder in (self.root, self.users, os.path.dirname(self.root)):
-            for name in files.names(folder) if folder == self.users else ():
-                files.discard(f"{folder}/{name}")
+        for name in files.names(self.users):
+            files.discard(f"{self.users}/{name}")
+        for path in (self.root, self.users, os.path.dirname(self.root)):
             try:
-                os.rmdir(folder)
+                os.rmdir(path)
             except OSError:
                 return
 

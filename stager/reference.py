@@ -73,10 +73,16 @@ class Reference:
         return sha256(str(self).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
+    def shown(self) -> str:
+        """The reference for people and records, without the query of a URL: signed URLs carry their secret there."""
+        plain = self.location if self.scheme == "file" else self.location.split("?", 1)[0]
+        return plain if self.digest is None else f"{plain}@{self.digest}"
+
+    @property
     def name(self) -> str:
         """The last component of the location, for people to read."""
-        path = self.location.split("?", 1)[0].rstrip("/")
-        return path.rsplit("/", 1)[-1] or self.location
+        path = self.location if self.scheme == "file" else self.location.split("?", 1)[0]
+        return path.rstrip("/").rsplit("/", 1)[-1] or path
 
 
 def parse(text: str, cwd: str = "/") -> Reference:

@@ -48,8 +48,8 @@ class Staging:
     """One task's wish for one image, with all that is needed to fulfil it.
 
     The lease's scope is the job, or the login session when `session` is set. `download` makes a download into a partial
-    copy. `before_release` is what a leader does while the others still wait for it. `trace` is called at named points,
-    where tests let processes die.
+    copy. `tiers` are stores of root's which we only read. `before_release` is what a leader does while the others still
+    wait for it. `trace` is called at named points, where tests let processes die.
     """
 
     layout: Layout
@@ -62,6 +62,7 @@ class Staging:
     download: Callable[[Partial], Download]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
+    tiers: tuple[Layout, ...] = ()
     before_release: Callable[[StagedImage], None] = lambda _image: None
     trace: Callable[[str], None] = lambda _point: None
 
@@ -73,18 +74,22 @@ class Staging:
                 image = self._obtain(begun)
                 self._take_lease(image)
                 # Looked up again: whoever evicts looks at leases last, so one of the two sees the other.
-                if images.lookup(self.layout, image.digest) is not None:
+                if self._lookup(image.digest) is not None:
                     return image
+
+    def _lookup(self, digest: Digest) -> StagedImage | None:
+        found = (images.lookup(layout, digest) for layout in (self.layout, *self.tiers))
+        return next((image for image in found if image is not None), None)
 
     def _take_lease(self, image: StagedImage) -> None:
         # A hit in a read-only store (an image baked into a node's root, a snapshot) is still a hit.
         try:
-            lease.acquire(self.layout.leases(image.digest), self.lease)
+            lease.acquire(image.leases, self.lease)
             self.trace("leased")
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
-            self.tell.say(f"the store {self.layout.root} is read-only: nothing protects the image from eviction")
+            self.tell.say(f"no lease can be written to {image.leases}: nothing protects the image from eviction")
 
     def _obtain(self, begun: float) -> StagedImage:
         follower = Follower(self.layout.leader(self._key), self.clock, self.tell, self.policy.patience)
@@ -130,12 +135,16 @@ class Staging:
         """Return the image if the pin, or what was seen of the reference, says which it is and it is there."""
         digest = self._expected()
         if digest is not None:
-            return images.lookup(self.layout, digest)
-        seen = memory.read_seen(self.layout.reference_record(self._key))
+            return self._lookup(digest)
+        seen = self._seen()
         if seen is None or not (self.policy.freshness == "never" or seen.since(begun)):
             return None
-        image = images.lookup(self.layout, seen.digest)
+        image = self._lookup(seen.digest)
         return self._pinned(image) if image else None
+
+    def _seen(self) -> Seen | None:
+        records = (memory.read_seen(layout.reference_record(self._key)) for layout in (self.layout, *self.tiers))
+        return next((seen for seen in records if seen is not None), None)
 
     def _expected(self) -> Digest | None:
         if self.reference.digest is not None:
@@ -178,7 +187,7 @@ class Staging:
         return memory.read_failure(path, self.clock.now()) or error
 
     def _fetch(self, leadership: Leadership) -> StagedImage:
-        seen = memory.read_seen(self.layout.reference_record(self._key))
+        seen = self._seen()
         held = self._held(seen)
         if held is not None and held.digest == self._expected():
             return held
@@ -196,7 +205,7 @@ class Staging:
         digest = self._expected() or (seen.digest if seen else None)
         if digest is None:
             return None
-        image = images.lookup(self.layout, digest)
+        image = self._lookup(digest)
         if image is None and images.image_files(self.layout, digest):
             image, found = repair.verify(self.layout, digest, self.recognise)
             self.tell.say(f"image {digest.hex[:12]} was not as published: {found}")
@@ -233,7 +242,7 @@ class Staging:
 
     def _remember(self, digest: Digest, validators: Validators, asked: float) -> None:
         record = self.layout.reference_record(self._key)
-        memory.write_seen(record, str(self.reference), digest, validators, asked)
+        memory.write_seen(record, self.reference.shown, digest, validators, asked)
         self.trace("seen")
 
     def _settle(self, image: StagedImage) -> StagedImage:
@@ -241,7 +250,7 @@ class Staging:
         if pinned is not None:
             return pinned
         digest = self._expected()
-        other = images.lookup(self.layout, digest) if digest else None
+        other = self._lookup(digest) if digest else None
         if other is None:
             raise LeaderLost("this job was pinned meanwhile to an image which is no longer there")
         return other
@@ -259,9 +268,7 @@ class Staging:
         self.trace("verified")
         copy.sync()
         self.trace("synced")
-        image = images.publish(
-            self.layout, copy.path, digest, info, origin=self.reference.location, private=copy.private
-        )
+        image = images.publish(self.layout, copy.path, digest, info, origin=self.reference.shown, private=copy.private)
         self.trace("published")
         copy.discard()
         return image

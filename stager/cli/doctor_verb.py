@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from stager import collect, filesystem, mounts
@@ -54,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         findings += [_store(layout), _space(node, layout), *_leftovers(node, fix=arguments.fix), *_quarantine(layout)]
     findings += [
-        Finding(found.name, ok=found.ok, detail=found.detail, remedy=found.remedy) for found in mounts.capabilities()
+        Finding(found.name, ok=found.ok, detail=found.detail, remedy=found.remedy)
+        for found in mounts.capabilities(node.root)
     ]
     if arguments.json:
         write_json([vars(finding) for finding in findings])
@@ -72,7 +72,7 @@ def _print(findings: list[Finding]) -> None:
 
 
 def _filesystem(node: Node) -> Finding:
-    root = os.path.abspath(node.config.store or folder.default_root(node.environ, os.geteuid()))
+    root = node.root
     found = filesystem.inspect(root)
     kind = "network" if found.network else "memory" if found.ram else "local"
     detail = f"{root} is on {found.fstype} ({kind})" + (

@@ -48,6 +48,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         download=lambda copy: _download(node, reference, copy, tell),
         recognise=recognise,
         tell=tell,
+        tiers=node.tiers,
         before_release=before_release,
         trace=_trace_point(node.environ),
     )

@@ -12,6 +12,7 @@ from stager.config import Config, load
 from stager.election.file_lock import FileLockElection
 from stager.errors import MountUnavailable, StoreUnusable
 from stager.jobenv import from_environ
+from stager.layout import Layout
 from stager.lease import Lease
 from stager.process import current, session_leader
 from stager.progress import teller
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import argparse
 
     from stager.interfaces import Mounter, Teller
-    from stager.layout import Layout
     from stager.mount import Mounted
     from stager.store.images import StagedImage
 
@@ -41,9 +41,20 @@ class Node:
     @cached_property
     def layout(self) -> Layout:
         """The store, made and trusted. Raises StoreUnusable."""
-        root = os.path.abspath(self.config.store or folder.default_root(self.environ, os.geteuid()))
-        self._check_filesystem(root)
-        return folder.open_store(root)
+        self._check_filesystem(self.root)
+        return folder.open_store(self.root)
+
+    @cached_property
+    def root(self) -> str:
+        """Where our own store is: a configured one that is root's is for reading only, then ours is at the default."""
+        default = folder.default_root({}, os.geteuid())
+        return default if self.tiers else os.path.abspath(self.config.store or default)
+
+    @cached_property
+    def tiers(self) -> tuple[Layout, ...]:
+        """Root's store, if that is the configured one and we are not root."""
+        root = self.config.store and os.path.abspath(self.config.store)
+        return (Layout(root),) if root and folder.is_shared_by_root(root) else ()
 
     @cached_property
     def election(self) -> FileLockElection:
@@ -87,6 +98,7 @@ class Node:
             clock=self.clock,
             tell=tell,
             is_dead=is_dead,
+            tiers=self.tiers,
         ).run()
 
     def way_of(self, kind: str) -> Mounter:
@@ -113,7 +125,7 @@ class Node:
                 store=place.store,
                 until=until,
                 mount=(mounted.root, mounted.users) if mounted else None,
-                leases=self.layout.leases(image.digest),
+                leases=image.leases,
             )
         except OSError:
             return  # an optimisation that could not be left is no failure

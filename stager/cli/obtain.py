@@ -57,7 +57,7 @@ def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, option
         if not mounted:
             finish(image)
     except StageImageError as error:
-        error.reference = error.reference or str(wish.reference)
+        error.reference = error.reference or wish.reference.shown
         raise
     finally:
         tell.close()

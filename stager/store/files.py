@@ -112,6 +112,22 @@ def make_folders(path: str) -> None:
         return
 
 
+def drop_cached(path: str) -> None:
+    """Let the kernel forget a file's pages, which a download or a hash left in memory.
+
+    With direct I/O below the mount nobody reads them again: the mount has its own cache, so each byte would be held
+    twice (measured on 6.18: 2.0 times the image against 1.0).
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory survive a power loss."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

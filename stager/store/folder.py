@@ -13,6 +13,10 @@ CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Images staged by 
 """Cache Directory Tagging Specification, https://bford.info/cachedir/: backup programs skip the directory."""
 
 
+SHARED_MODE = 0o1777
+"""Of the directories of leases in root's store: anybody may add, only the owner (and root) may take away."""
+
+
 def default_root(environ: dict[str, str] | os._Environ[str], uid: int) -> str:
     """Return where a user's store is if nobody says otherwise: $STAGE_IMAGE_STORE, else on /var/tmp.
 
@@ -41,23 +45,44 @@ def open_store(root: str) -> Layout:
 def check(layout: Layout) -> None:
     """Raise StoreUnusable unless the store belongs to us, is closed to others' writing, and of a version we know."""
     for path in (layout.root, *layout.folders):
-        _check_folder(path)
+        _check_folder(path, os.geteuid())
     version = (read_text(f"{layout.root}/VERSION") or "").strip()
     if version != str(VERSION):
         shown = version[:20] or "none"
         raise StoreUnusable(f"the store {layout.root} has version {shown!r}, this program knows {VERSION}")
 
 
-def _check_folder(path: str) -> None:
+def is_shared_by_root(root: str) -> bool:
+    """Whether a whole store of root's is there for us, who are not root, to take images from but not to write."""
+    if os.geteuid() == 0 or not os.path.lexists(f"{root}/VERSION"):
+        return False
+    try:
+        _check_folder(root, 0)
+        _check_folder(f"{root}/images", 0)
+        _check_folder(f"{root}/images/sha256", 0)
+    except StoreUnusable:
+        return False
+    return True
+
+
+def open_to_leases(path: str) -> None:
+    """Make a directory where every user of the node may leave a lease, if we are root; nobody can remove another's."""
+    make_folders(path)
+    if os.geteuid() == 0:
+        os.chmod(path, SHARED_MODE)
+
+
+def _check_folder(path: str, owner: int) -> None:
     try:
         status = os.lstat(path)
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
         raise StoreUnusable(f"{path} is not a directory (links are not followed inside a store)")
-    if status.st_uid != os.geteuid():
-        raise StoreUnusable(f"{path} belongs to uid {status.st_uid}, not to uid {os.geteuid()}")
-    if status.st_mode & 0o022:
+    if status.st_uid != owner:
+        raise StoreUnusable(f"{path} belongs to uid {status.st_uid}, not to uid {owner}")
+    shared = owner == 0 and os.path.basename(path) == "leases" and stat.S_IMODE(status.st_mode) == SHARED_MODE
+    if status.st_mode & 0o022 and not shared:
         raise StoreUnusable(f"{path} can be written by others (mode {status.st_mode & 0o7777:04o})")
 
 
@@ -71,6 +96,7 @@ def _make(layout: Layout) -> None:
     _refuse_foreign_content(layout)
     for folder in layout.folders:
         _make_folder(folder)
+    open_to_leases(f"{layout.root}/leases")
     write_text(f"{layout.root}/CACHEDIR.TAG", CACHEDIR_TAG)
     write_text(f"{layout.root}/VERSION", f"{VERSION}\n", durable=True)
 

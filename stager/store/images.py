@@ -14,6 +14,7 @@ from stager.interfaces import ImageInfo, Partition
 from stager.layout import FORMAT_SUFFIXES
 from stager.reference import Digest
 from stager.store import files
+from stager.store.folder import open_to_leases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ class StagedImage:
     def size(self) -> int:
         """Size of the file, in bytes."""
         return self.info.size
+
+    @property
+    def leases(self) -> str:
+        """The directory of the image's leases, in the store that holds it."""
+        root = self.path.rpartition("/images/sha256/")[0]
+        return f"{root}/leases/{self.digest.hex}"
 
     def describe(self) -> dict[str, object]:
         """Return the sidecar's content."""
@@ -79,7 +86,8 @@ def publish(layout: Layout, data: str, digest: Digest, info: ImageInfo, *, origi
     )
     aside = f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
     files.make_folders(os.path.dirname(aside))
-    os.mkdir(aside, 0o755)
+    os.mkdir(aside, 0o700 if private else 0o755)
+    open_to_leases(layout.leases(digest))
     try:
         _fill(aside, data, image, 0o600 if private else 0o644)
         return _appear(layout, aside, image)

@@ -59,7 +59,7 @@ def write_seen(path: str, reference: str, digest: Digest, validators: Validators
     record = {"digest": str(digest), "reference": reference, "at": repr(at), "boot": boot_id()}
     record |= {"etag": validators.etag, "modified": validators.modified}
     record["size"] = "" if validators.size is None else str(validators.size)
-    files.write_record(path, record, 0o600)
+    files.write_record(path, record, 0o644)
 
 
 def read_pin(path: str, now: float) -> Digest | None:
