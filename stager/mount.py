@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from stager.reference import Digest
     from stager.store.images import StagedImage
 
+KINDS = ("loop", "erofs", "fuse")
+
 PATIENCE = 60.0
 """Seconds to wait for another process's mount(2), which takes milliseconds unless the node is dying."""
 
@@ -82,8 +84,7 @@ class Mounting:
 
     def _shared_by_root(self) -> Mounted | None:
         """Return a mount that root made in a store which we only read, if we may lease it."""
-        kinds = {way.kind for way in self.ways} & {"loop", "erofs"} if self.tiers else set()
-        for place in (MountPlace(tier, self.image.digest, kind) for tier in self.tiers for kind in sorted(kinds)):
+        for place in (MountPlace(tier, self.image.digest, kind) for tier in self.tiers for kind in ("loop", "erofs")):
             try:
                 if place.mounted() is not None:
                     lease.acquire(place.users, self.lease)
@@ -233,6 +234,6 @@ def places(layout: Layout) -> list[MountPlace]:
     found = []
     for name in files.names(f"{layout.root}/mounts"):
         digest, _, kind = name.partition(".")
-        if len(digest) == 64 and kind and not set(digest) - set("0123456789abcdef"):
+        if len(digest) == 64 and kind.partition("-")[0] in KINDS and not set(digest) - set("0123456789abcdef"):
             found.append(MountPlace(layout, Digest(digest), kind))
     return found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Everything happens on this machine: the origin listens on 127.0.0.1, the store lies in a temporary directory below
-/var/tmp, and nothing stays behind. As root the image is loop-mounted; as a user by squashfuse_ll, where that is installed.
+/var/tmp, and nothing stays behind. As root the image is loop-mounted; as a user by squashfuse_ll, where there is one.
 """
 
 GREETING = b"hello from the image\n"

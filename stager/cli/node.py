@@ -98,7 +98,7 @@ class Node:
             clock=self.clock,
             tell=tell,
             is_dead=is_dead,
-            tiers=self.tiers,
+            tiers=() if mode == "fuse" else self.tiers,
         ).run()
 
     def way_of(self, kind: str) -> Mounter:

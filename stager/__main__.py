@@ -1,0 +1,5 @@
+"""`python -m stager` is `stage-image`."""
+
+from stager.cli.main import main
+
+raise SystemExit(main())
