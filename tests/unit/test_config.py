@@ -208,6 +208,15 @@ def test_a_file_open_to_all_is_not_believed(files: Files, *, own: bool) -> None:
     assert files.error().message == f"{path} can be written by others, so it is not believed"
 
 
+def test_only_ones_own_file_may_be_open_to_the_group(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    euid = os.geteuid() or 1000
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    files.write(files.user, "connections = 1", mode=0o664)
+    assert files.load().connections == 1
+    files.write(files.site, "connections = 2", mode=0o664)
+    assert files.error().message == f"{files.site} can be written by others, so it is not believed"
+
+
 ROOT_UID, ME, SHE = 0, 1000, 1001
 
 
