@@ -126,7 +126,7 @@ class Staging:
         image = self._known(begun)
         if image is None:
             since = begun if self.policy.retry else 0.0
-            failure = memory.read_failure(self.layout.failure(self._key), self.clock.now(), since)
+            failure = memory.read_failure(self.layout.failure(self._key), self.clock.now(), begun=begun, since=since)
             if failure is not None:
                 raise failure
         return image
@@ -184,7 +184,7 @@ class Staging:
             memory.write_failure(path, error, self.clock, self.policy.failure_backoff)
         except OSError:
             return error  # a store that cannot be written is often the failure itself
-        return memory.read_failure(path, self.clock.now()) or error
+        return memory.read_failure(path, self.clock.now(), begun=0.0) or error
 
     def _fetch(self, leadership: Leadership) -> StagedImage:
         seen = self._seen()

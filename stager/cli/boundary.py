@@ -45,7 +45,7 @@ def guarded(action: Callable[[], int]) -> int:
 
 def report(error: StageImageError) -> int:
     """Write an expected failure to stderr; return its exit code."""
-    about = f"{error.reference}: " if error.reference else ""
+    about = f"{error.reference}: " if error.reference and error.reference not in error.message else ""
     sys.stderr.write(f"stage-image: error: {about}{error.message} (on {os.uname().nodename})\n")
     if error.hint:
         sys.stderr.write(f"stage-image: try: {error.hint}\n")

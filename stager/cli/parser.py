@@ -28,7 +28,7 @@ VERBS = {
 
 EXAMPLES = """\
 examples:
-  IMG=$(stage-image https://example.org/tool.sif)      one download, however many tasks ask
+  IMG=$(stage-image https://example.org/tool.sif)      one download on this node, however many tasks ask
   srun stage-image exec /shared/tool.sqsh -- ./app     run on the mounted image
   stage-image https://example.org/tool.sif@sha256:…    only exactly this image
   stage-image prune --max-size 100GiB                  keep the cache small
@@ -58,7 +58,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     if not words:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.words = words[1:] if words[0] == "path" else words
     if words[0] == "exec":
         arguments.command = command
@@ -99,5 +101,5 @@ def build(only: str | None = None) -> Parser:
             allow_abbrev=False,
         )
         module.add_arguments(child)
-        child.set_defaults(run=module.run)
+        child.set_defaults(run=module.run, parser=child)
     return parser

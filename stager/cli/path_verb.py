@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import argparse
 
 EPILOG = """\
-The path is the only thing on stdout, so that a job script can write:
+The path is the only thing on stdout, so that a script can write, on each node that is to have the image:
 
   IMG=$(stage-image https://example.org/tool.sif) || exit
-  srun apptainer exec "$IMG" ./app
+  apptainer exec "$IMG" ./app
 
 The image is leased until the calling job step (or login session) ends: until then it is neither evicted nor removed.
 """

@@ -23,6 +23,9 @@ tasks started together by hand cost the origin one request, short enough that no
 
 LONGEST_BACKOFF = 300.0
 
+LOCAL = (errors.NoSpace, errors.StoreUnusable, errors.ConfigError)
+"""Failures of this node, not of the origin."""
+
 
 class Seen:
     """What a reference meant when its origin was last asked; `at` is on the clock of `boot`."""
@@ -98,7 +101,9 @@ def write_failure(path: str, error: StageImageError, clock: Clock, backoff: floa
     record = {
         "error": type(error).__name__,
         "message": error.message,
-        "hint": f"{error.hint}; it will be tried again after {again}, or at once with --retry",
+        "hint": error.hint
+        if isinstance(error, LOCAL)
+        else f"{error.hint}; it is tried again after {again}, or with --retry",
         "count": str(count),
         "until": repr(clock.now() + wait),
         "at": repr(clock.now()),
@@ -107,18 +112,22 @@ def write_failure(path: str, error: StageImageError, clock: Clock, backoff: floa
     files.write_record(path, record, 0o600)
 
 
-def read_failure(path: str, now: float, since: float = 0.0) -> StageImageError | None:
-    """Return the failure of `since` or later that still stands `now` (seconds since boot), as an error, or None.
+def read_failure(path: str, now: float, *, begun: float, since: float = 0.0) -> StageImageError | None:
+    """Return the failure that still stands `now` (seconds since boot), as an error, or None.
 
-    The words are those of the record, so that all tasks of a job say the same.
+    `since`: believe failures from that moment on. A failure of this node, like a full disk, which its user may have
+    mended meanwhile, stands for those only who began before it, at `begun`. The words are those of the record, so that
+    all tasks of a job say the same.
     """
     record = files.read_record(path)
     if record is None or record.get("boot") != boot_id():
         return None
     remaining = _number(record, "until") - now
+    kind = _error_class(record.get("error", ""))
+    since = max(since, begun) if issubclass(kind, LOCAL) else since
     if not 0 < remaining <= LONGEST_BACKOFF or _number(record, "at") < since:
         return None
-    return _error_class(record.get("error", ""))(record.get("message", ""), hint=record.get("hint", ""))
+    return kind(record.get("message", ""), hint=record.get("hint", ""))
 
 
 class LeaderNote:
