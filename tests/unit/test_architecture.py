@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     0: {"errors", "reference", "layout", "quantity", "py.typed"},
-    1: {"interfaces", "config", "kinds", "jobenv", "clock", "process", "retry", "mountinfo", "filesystem"},
+    1: {"interfaces", "config", "kinds", "jobenv", "clock", "process", "program", "retry", "mountinfo", "filesystem"},
     3: {"election", "sources", "images", "mounts", "relay"},
     4: {"schedulers"},
     5: {"cli", "log", "progress", "progress_bar", "__main__"},
