@@ -1,14 +1,16 @@
-"""Write the pages of docs/reference that are tables of the code: `python docs/generate.py [--check] [PAGE ...]`."""
+"""Write the pages that are read from the code: `python docs/generate.py [--check] [PAGE ...]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-REFERENCE = Path(__file__).parent / "reference"
-sys.path.insert(0, str(REFERENCE.parents[1]))
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
 
-from stager import config, errors  # noqa: E402 - the checkout's own code, wherever it is run from
+# The checkout's own code, wherever it is run from.
+from docs import command_line, manual, stored  # noqa: E402
+from stager import config, errors  # noqa: E402
 
 NOTICE = "<!-- Written by docs/generate.py; change the code that it reads instead. -->"
 
@@ -92,7 +94,13 @@ VARIABLES = """## Other environment variables
 | variable | meaning |
 |----------|---------|"""
 
-PAGES = {"exit-codes": exit_codes, "configuration": configuration}
+PAGES = {
+    "exit-codes": exit_codes,
+    "configuration": configuration,
+    "cli": lambda: command_line.page(NOTICE),
+    "store-layout": lambda: stored.page(NOTICE),
+    "stage-image.1": manual.page,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -102,14 +110,19 @@ def main(arguments: list[str]) -> int:
     stale = [name for name in names if _read(name) != PAGES[name]()]
     for name in stale:
         if check:
-            print(f"docs/reference/{name}.md is out of date: run python docs/generate.py", file=sys.stderr)
+            print(f"{_path(name)} is out of date: run python docs/generate.py", file=sys.stderr)
         else:
-            (REFERENCE / f"{name}.md").write_text(PAGES[name](), encoding="utf-8")
+            _path(name).parent.mkdir(parents=True, exist_ok=True)
+            _path(name).write_text(PAGES[name](), encoding="utf-8")
     return int(check and bool(stale))
 
 
+def _path(name: str) -> Path:
+    return DOCS / "man" / name if name.endswith(".1") else DOCS / "reference" / f"{name}.md"
+
+
 def _read(name: str) -> str:
-    path = REFERENCE / f"{name}.md"
+    path = _path(name)
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 

@@ -41,7 +41,7 @@ def test_no_links(project: Path, text: str) -> None:
 def test_generated_pages_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate, "REFERENCE", tmp_path)
+    monkeypatch.setattr(generate, "DOCS", tmp_path)
     assert generate.main(["--check"]) == 1
     assert capsys.readouterr().err.count("is out of date") == len(generate.PAGES)
     assert generate.main(["exit-codes"]) == 0
