@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from stager.process import current
 from stager.store import files
 from stager.store.memory import LeaderNote, read_leader
+from stager.waiting import wake_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,12 +56,14 @@ class Leadership:
         self._path = path
         self._tell = tell
         self._note = LeaderNote(current(), clock.wall(), turn)
+        self._fifo = -1
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.measure: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.phase = "resolving"
 
     def __enter__(self) -> Self:
+        self._fifo = _open_fifo(wake_path(self._path))
         files.write_text(self._path, self._note.text())
         self._thread.start()
         return self
@@ -68,6 +73,8 @@ class Leadership:
         self._thread.join()
         if self._is_mine():
             files.discard(self._path)
+        if self._fifo >= 0:
+            os.close(self._fifo)
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
@@ -85,3 +92,18 @@ class Leadership:
     def _is_mine(self) -> bool:
         note = read_leader(self._path)
         return note is None or note.holder == self._note.holder
+
+
+def _open_fifo(path: str) -> int:
+    """Open the FIFO whose closing wakes the followers, or return -1: they look more often where there is none."""
+    try:
+        if not os.path.lexists(path):
+            os.mkfifo(path, 0o600)
+        # For reading too: opening for writing alone fails while nobody reads (ENXIO, fifo(7)).
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return -1

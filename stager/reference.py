@@ -94,9 +94,15 @@ def parse(text: str, cwd: str = "/") -> Reference:
         raise InvalidReference("the reference is empty")
     if len(text) > MAX_LENGTH:
         raise InvalidReference(f"the reference is {len(text)} characters long, the limit is {MAX_LENGTH}")
-    if any(ord(c) < 32 or ord(c) == 127 for c in text):
-        raise InvalidReference(f"{_shown(text)} contains control characters")
+    _refuse_control_characters(text)
     location, digest = _split_pin(text)
+    reference = _of(location, digest, cwd)
+    if reference.location.rpartition("@")[2].lower().startswith("sha256:") and "@" in reference.location:
+        raise InvalidReference(f"{_shown(text)} names a file whose own name looks like a pin")
+    return reference
+
+
+def _of(location: str, digest: Digest | None, cwd: str) -> Reference:
     scheme, separator, rest = location.partition("://")
     if not separator:
         return Reference("file", _absolute(_without_later_scheme(location), cwd), digest)
@@ -107,6 +113,11 @@ def parse(text: str, cwd: str = "/") -> Reference:
         return Reference("file", _file_path(rest), digest)
     known = "this version stages http://, https://, file:// and plain paths"
     raise InvalidReference(f"the scheme {_shown(scheme + '://')} is not supported", hint=known)
+
+
+def _refuse_control_characters(text: str) -> None:
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise InvalidReference(f"{_shown(text)} contains control characters")
 
 
 def _split_pin(text: str) -> tuple[str, Digest | None]:
@@ -148,7 +159,7 @@ def _canonical_authority(scheme: str, authority: str) -> str:
         head, colon, tail = host.rpartition(":")
         if colon:
             host, port = head, tail
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+    if port and not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise InvalidReference(f"{_shown(port)} is not a port number")
     bracketed = host.startswith("[") and host.endswith("]") and ":" in host
     plain = bool(host) and not any(c in host for c in "[]:/%")
@@ -167,8 +178,7 @@ def _file_path(rest: str) -> str:
     from urllib.parse import unquote
 
     decoded = unquote(path, errors="surrogateescape")
-    if "\0" in decoded or "\n" in decoded:
-        raise InvalidReference("the path contains control characters")
+    _refuse_control_characters(decoded)
     return _absolute("/" + decoded, "/")
 
 

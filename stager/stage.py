@@ -242,7 +242,7 @@ class Staging:
 
     def _remember(self, digest: Digest, validators: Validators, asked: float) -> None:
         record = self.layout.reference_record(self._key)
-        memory.write_seen(record, self.reference.shown, digest, validators, asked)
+        memory.write_seen(record, self.reference.shown, digest, validators=validators, at=asked)
         self.trace("seen")
 
     def _settle(self, image: StagedImage) -> StagedImage:

@@ -116,7 +116,7 @@ class Place:
 
 def base(environ: Mapping[str, str]) -> str:
     """Return the directory of ours that holds warm records: the store if it is ours, else our default store."""
-    default = f"/var/tmp/stage-image-{os.geteuid()}"  # noqa: S108: ownership is checked before anything is believed
+    default = f"/var/tmp/stage-image-{os.geteuid()}"  # noqa: S108 - its owner is checked before it is believed
     store = environ.get("STAGE_IMAGE_STORE", "") or default
     return store if _is_ours(store) else default
 

@@ -31,6 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({name: {"value": setting.value, "source": setting.source} for name, setting in settings.items()})
         return 0
-    rows = [(name, str(setting.value), setting.source) for name, setting in settings.items()]
+    rows = [(name, KEYS[name].kind.show(setting.value), setting.source) for name, setting in settings.items()]
     write_table(("KEY", "VALUE", "FROM"), rows)
     return 0

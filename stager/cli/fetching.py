@@ -14,6 +14,7 @@ from stager.retry import RetryPolicy
 from stager.sources import HttpSettings, source_for
 from stager.stage import Policy, Staging
 from stager.store import room
+from stager.store.memory import MirrorFailures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,9 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
         tell.say(f"{error.message}; trying again in {seconds:.0f} s")
 
     return Download(
-        source=source_for(reference, settings, config.mirrors),
+        source=source_for(
+            reference, settings, config.mirrors, MirrorFailures(f"{node.layout.root}/failures", node.clock)
+        ),
         partial=copy,
         policy=RetryPolicy(deadline=config.deadline),
         clock=node.clock,

@@ -130,7 +130,7 @@ def _escaped(text: str) -> str:
 
 
 class _MountpointNotEmptyError(Exception):
-    """Said by libfuse 2, which wants an option against it that libfuse 3 before 3.10.2 refuses."""
+    """Said by libfuse 2, which wants an option against it that libfuse 3 does not know (measured with 3.14)."""
 
 
 def _failure(server: Server) -> Exception:

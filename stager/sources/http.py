@@ -72,6 +72,15 @@ class HttpSource:
             return HttpStream(response, delivery, self._settings, private=exchange.private, ending=stack.pop_all())
 
 
+class _Session(requests.Session):
+    """Leaves redirects to us: requests would keep credentials from http to https, and follow from https to http."""
+
+    def get_redirect_target(self, resp: Response) -> None:
+        # Even without following, requests 2.34 reads the whole body of a redirect, however long, and loses the
+        # connection if its Location is no URL.
+        return
+
+
 class _Exchange:
     """A question and the redirects on the way to its answer."""
 
@@ -80,7 +89,7 @@ class _Exchange:
         self.private = False
         self._settings = settings
         self._stack = stack
-        self._session = stack.enter_context(requests.Session())
+        self._session = stack.enter_context(_Session())
         self._session.headers["User-Agent"] = settings.user_agent
         self._own = _origin(url)
         self._token = _Bearer(read_token(settings.token_file)) if settings.token_file else None
@@ -88,17 +97,15 @@ class _Exchange:
             _check_authorities(settings.ca_file)
 
     def get(self, headers: dict[str, str]) -> Response:
-        # requests would follow by itself, but keeps credentials when http becomes https and follows back to http.
         for _ in range(MAX_REDIRECTS + 1):
             try:
                 response = self._get_here(headers)
-                target = self._session.get_redirect_target(response)
             except (OSError, HTTPError, ValueError) as error:
                 raise no_answer(self.url, error, self._settings) from error
-            if not target:
+            if not response.is_redirect:
                 return response
             response.close()
-            self.url = self._followed(target)
+            self.url = self._followed(response.headers["Location"])
         raise final(f"{host_of(self.url)} redirects more than {MAX_REDIRECTS} times")
 
     def _get_here(self, headers: dict[str, str]) -> Response:
@@ -117,7 +124,8 @@ class _Exchange:
 
     def _followed(self, target: str) -> str:
         try:
-            url = urldefrag(urljoin(self.url, target)).url
+            # http.client reads headers as Latin-1; those that are not ASCII are UTF-8 in practice.
+            url = urldefrag(urljoin(self.url, target.encode("latin-1").decode())).url
             there = _origin(url)
         except ValueError:
             raise final(f"{location_of(self.url)} redirects to something that is no URL") from None

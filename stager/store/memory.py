@@ -23,6 +23,9 @@ tasks started together by hand cost the origin one request, short enough that no
 
 LONGEST_BACKOFF = 300.0
 
+MIRROR_SECONDS = 300.0
+"""For which a failed mirror is passed over: what CVMFS waits before it returns to a proxy group (its default.conf)."""
+
 LOCAL = (errors.NoSpace, errors.StoreUnusable, errors.ConfigError)
 """Failures of this node, not of the origin."""
 
@@ -32,7 +35,7 @@ class Seen:
 
     __slots__ = ("at", "boot", "digest", "etag", "modified", "size")
 
-    def __init__(self, digest: Digest, etag: str, modified: str, size: int | None, at: float, boot: str) -> None:
+    def __init__(self, digest: Digest, *, etag: str, modified: str, size: int | None, at: float, boot: str) -> None:
         self.digest = digest
         self.etag = etag
         self.modified = modified
@@ -53,11 +56,17 @@ def read_seen(path: str) -> Seen | None:
         return None
     size = record.get("size", "")
     known = int(size) if size.isdecimal() else None
-    etag, modified = record.get("etag", ""), record.get("modified", "")
-    return Seen(digest, etag, modified, known, _number(record, "at"), record.get("boot", ""))
+    return Seen(
+        digest,
+        etag=record.get("etag", ""),
+        modified=record.get("modified", ""),
+        size=known,
+        at=_number(record, "at"),
+        boot=record.get("boot", ""),
+    )
 
 
-def write_seen(path: str, reference: str, digest: Digest, validators: Validators, at: float) -> None:
+def write_seen(path: str, reference: str, digest: Digest, *, validators: Validators, at: float) -> None:
     """Remember that the origin, asked at `at`, has the image `digest` with these validators."""
     record = {"digest": str(digest), "reference": reference, "at": repr(at), "boot": boot_id()}
     record |= {"etag": validators.etag, "modified": validators.modified}
@@ -101,9 +110,7 @@ def write_failure(path: str, error: StageImageError, clock: Clock, backoff: floa
     record = {
         "error": type(error).__name__,
         "message": error.message,
-        "hint": error.hint
-        if isinstance(error, LOCAL)
-        else f"{error.hint}; it is tried again after {again}, or with --retry",
+        "hint": error.hint if isinstance(error, LOCAL) else f"{error.hint}; or wait until {again}, or use --retry",
         "count": str(count),
         "until": repr(clock.now() + wait),
         "at": repr(clock.now()),
@@ -128,6 +135,30 @@ def read_failure(path: str, now: float, *, begun: float, since: float = 0.0) -> 
     if not 0 < remaining <= LONGEST_BACKOFF or _number(record, "at") < since:
         return None
     return kind(record.get("message", ""), hint=record.get("hint", ""))
+
+
+class MirrorFailures:
+    """Which mirrors failed within MIRROR_SECONDS, for all processes of this store. `folder`: where failures are kept."""
+
+    def __init__(self, folder: str, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    def failed(self, name: str) -> bool:
+        """Whether the mirror is not worth asking now."""
+        record = files.read_record(self._path(name)) or {}
+        remaining = _number(record, "until") - self._clock.now()
+        return record.get("boot") == boot_id() and 0 < remaining <= MIRROR_SECONDS
+
+    def remember(self, name: str) -> None:
+        """Remember that the mirror failed just now."""
+        until = self._clock.now() + MIRROR_SECONDS
+        files.write_record(self._path(name), {"until": repr(until), "boot": boot_id(), "mirror": name}, 0o600)
+
+    def _path(self, name: str) -> str:
+        from hashlib import sha256
+
+        return f"{self._folder}/mirror.{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 class LeaderNote:

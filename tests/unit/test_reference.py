@@ -134,7 +134,6 @@ def test_references_compare_by_what_they_print() -> None:
     assert reference != "/a"
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, and printed as something else than it means")
 @pytest.mark.parametrize(
     "text",
     [
