@@ -138,7 +138,7 @@ def read_failure(path: str, now: float, *, begun: float, since: float = 0.0) -> 
 
 
 class MirrorFailures:
-    """Which mirrors failed within MIRROR_SECONDS, for all processes of this store. `folder`: where failures are kept."""
+    """Which mirrors failed within MIRROR_SECONDS, for all processes of a store. `folder`: where failures are kept."""
 
     def __init__(self, folder: str, clock: Clock) -> None:
         self._folder = folder
