@@ -95,19 +95,26 @@ class Nginx:
         )
         with open(f"{self._base}/nginx.conf", "w", encoding="utf-8") as file:
             file.write(config)
-        command = [NGINX, "-p", self._base, "-c", f"{self._base}/nginx.conf", "-e", f"{self._base}/error.log"]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            self._wait_until_up()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def start(self) -> None:
+        """Start again, at the same address."""
+        command = [NGINX, "-p", self._base, "-c", f"{self._base}/nginx.conf", "-e", f"{self._base}/error.log"]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._wait_until_up()
+
+    def stop(self) -> None:
         if self._process:
             self._process.terminate()
             self._process.wait(20)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         shutil.rmtree(self._base)
 
     def _wait_until_up(self) -> None:

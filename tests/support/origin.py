@@ -248,8 +248,13 @@ class _Sender:
             if not piece:
                 raise _Ended
             chunked = self._fault.framing == "chunked"
-            self._connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            # Counted before the client can know that it has them, and so before its test goes on.
             self._request.sent += len(piece)
+            try:
+                self._connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            except OSError:
+                self._request.sent -= len(piece)
+                raise
             position += len(piece)
             if self._fault.rate:
                 time.sleep(len(piece) / self._fault.rate)
