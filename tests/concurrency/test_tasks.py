@@ -11,7 +11,7 @@ import pytest
 
 from stager.process import ProcessIdentity
 from tests.support.leftovers import MARK
-from tests.support.tasks import ROOT, Tasks, image, published, told, until, wait_for
+from tests.support.tasks import ROOT, Tasks, all_end, image, published, told, until, wait_for
 
 SLEEPY = ("sh", "-c", "echo up >&2; sleep 600; :")
 
@@ -111,6 +111,14 @@ def test_many_are_all_waited_for(tmp_path: Path) -> None:
     with Tasks(tmp_path) as tasks:
         assert wait_for([tasks.start(f"exit {n}", program=("sh", "-c")) for n in range(5)]) == [0, 1, 2, 3, 4]
         assert wait_for(tasks.many(3, "--version")) == [0, 0, 0]
+
+
+def test_all_must_end_alike(tmp_path: Path) -> None:
+    with Tasks(tmp_path) as tasks:
+        two = [tasks.start(f"echo I am {n} >&2; exit {n}", program=("sh", "-c")) for n in (5, 5)]
+        all_end(two, 5)
+        with pytest.raises(AssertionError, match="1 of 3 ended otherwise, such as\n6: I am 6"):
+            all_end([*two, tasks.start("echo I am 6 >&2; exit 6", program=("sh", "-c"))], 5)
 
 
 def test_images_differ_by_seed_and_lie_by_digest(tmp_path: Path) -> None:

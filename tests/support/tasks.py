@@ -123,8 +123,9 @@ class Task:
 class Tasks:
     """Starts tasks, as a context manager: at its end none is left, however it ends.
 
-    They run in `folder`, which also tells the session's search for leftovers whose they are. The session's mark is
-    taken out of their environment: it begins with STAGE_IMAGE_, so that with it no task would take the warm path.
+    They run in `folder`, which also tells the session's search for leftovers whose they are, and leave their temporary
+    files there. The session's mark is taken out of their environment: it begins with STAGE_IMAGE_, so that with it no
+    task would take the warm path.
     """
 
     def __init__(self, folder: Path, **environ: str) -> None:
@@ -179,7 +180,7 @@ class Tasks:
 
     def environ(self, more: Mapping[str, str] = NOTHING) -> dict[str, str]:
         """Return the environment of a task; what is empty is left out."""
-        found = {**os.environ, "PYTHONPATH": str(ROOT), **self._environ, **more}
+        found = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self._folder), **self._environ, **more}
         return {name: value for name, value in found.items() if value and name != MARK}
 
     def __enter__(self) -> Self:
@@ -197,6 +198,14 @@ def wait_for(tasks: Iterable[Task], patience: float = PATIENCE) -> list[int]:
     """Return the exit codes once all have ended; `patience` is for all of them together."""
     end = time.monotonic() + patience
     return [task.done(max(0.0, end - time.monotonic())) for task in tasks]
+
+
+def all_end(tasks: Iterable[Task], code: int = 0) -> None:
+    """Fail unless all of them end, with this exit code."""
+    tasks = list(tasks)
+    others = {task: found for task, found in zip(tasks, wait_for(tasks), strict=True) if found != code}
+    lines = [f"{found}: {task.err.strip()}" for task, found in others.items()]
+    assert not others, f"{len(others)} of {len(tasks)} ended otherwise, such as\n" + "\n".join(lines[:3])
 
 
 def told(tasks: Iterable[Task], text: str = WAITING) -> None:
