@@ -71,7 +71,7 @@ class Staging:
         begun = self.clock.now()
         with _storage_errors(self.layout):
             while True:
-                image = self._obtain(begun)
+                image = self._obtain_or_recall(begun)
                 self._take_lease(image)
                 # Looked up again: whoever evicts looks at leases last, so one of the two sees the other.
                 if self._lookup(image.digest) is not None:
@@ -90,6 +90,20 @@ class Staging:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             self.tell.say(f"no lease can be written to {image.leases}: nothing protects the image from eviction")
+
+    def _obtain_or_recall(self, begun: float) -> StagedImage:
+        # A store that cannot be written (in a node's root image, a snapshot) has no locks and learns nothing new: what
+        # it holds is what there is.
+        try:
+            return self._obtain(begun)
+        except OSError as error:
+            image = self._held(self._seen()) if error.errno == errno.EROFS else None
+            if image is None:
+                raise
+            self.tell.say(
+                f"the store {self.layout.root} is read-only; using the image it holds, unasked whether newest"
+            )
+            return image
 
     def _obtain(self, begun: float) -> StagedImage:
         follower = Follower(self.layout.leader(self._key), self.clock, self.tell, self.policy.patience)
@@ -220,6 +234,7 @@ class Staging:
         if self._has_changed(download, seen, held) or held is None:
             leadership.phase = "verifying"
             image = self._publish(copy)
+            self._tell_staged(image, self.clock.now() - asked)
             self._remember(image.digest, copy.validators, asked)
         else:
             copy.discard()
@@ -272,6 +287,11 @@ class Staging:
         self.trace("published")
         copy.discard()
         return image
+
+    def _tell_staged(self, image: StagedImage, seconds: float) -> None:
+        rate = room.show_bytes(image.size / seconds) if seconds > 0 else "-"
+        size = room.show_bytes(image.size)
+        self.tell.say(f"staged {self.reference.name}: {size} in {seconds:.1f} s ({rate}/s), {image.digest.hex[:12]}")
 
     def _whose_pin(self) -> str:
         return "the reference's pin" if self.reference.digest else f"the pin of {self.lease.scope}"

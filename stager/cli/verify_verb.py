@@ -11,6 +11,7 @@ from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import write, write_json
 from stager.errors import NotStaged, VerifyFailed
 from stager.images import recognise
+from stager.mount import places
 from stager.store import images, repair
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _detach(node: Node, digest: Digest) -> str:
+    # Whoever has files open keeps them; nobody opens another one of a bad image, nor finds it mounted later.
+    bad = [place for place in places(node.layout) if place.digest == digest]
+    closed = [place for place in bad if place.close(node.way_of(place.kind), lazy=True, force=True)]
+    return f"; {len(closed)} mounts of it detached" if closed else ""
+
+
 def _chosen(node: Node, text: str | None) -> list[Digest]:
     if text is None:
         return list(images.digests(node.layout))
@@ -59,4 +67,5 @@ def _verify(node: Node, digest: Digest) -> dict[str, object]:
     image, found = repair.verify(node.layout, digest, recognise)
     if image is None:
         warm.forget(node.layout, str(digest))
+        found += _detach(node, digest)
     return {"digest": str(digest), "sound": image is not None, "found": found}

@@ -120,8 +120,8 @@ def _erofs_from_file(folder: str) -> Capability:
             linux.mount(f"/proc/self/fd/{fd}", folder, "erofs")  # zeros: looked at, refused, and never mounted
     except OSError as error:
         if error.errno == errno.EINVAL:
-            return Capability(name, ok=True, detail="this kernel mounts EROFS from plain files")
-        detail = f"this kernel does not: {error.strerror}"
+            return Capability(name, ok=True, detail=f"the kernel mounts EROFS from files in {folder}")
+        detail = f"not of files in {folder}: {error.strerror}"  # tmpfs has none of what it takes, either
         return Capability(name, ok=False, detail=detail, remedy="Linux >= 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE")
     raise AssertionError("an EROFS of zeros was mounted")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from stager import filesystem
@@ -16,7 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stager.clock import Clock
 
-KINDS = ("squashfs", "erofs")
+BLOCKS = {"squashfs": 1024, "erofs": 512}
+"""Bytes that the kernel's file systems read at once at least, and so must be there to the last one.
+
+squashfs: SQUASHFS_DEVBLK_SIZE; kernels with CONFIG_SQUASHFS_4K_DEVBLK_SIZE read 4096. An image of an odd number of
+512-byte sectors cannot be mounted ("attempt to access beyond end of device", measured on 6.18).
+"""
 
 
 class LoopMounter:
@@ -28,7 +34,7 @@ class LoopMounter:
         self._clock = clock or SystemClock()
 
     def obstacle(self, info: ImageInfo) -> str:
-        if info.root.kind not in KINDS:
+        if info.root.kind not in BLOCKS:
             return f"the kernel does not mount {info.root.kind} images"
         if not linux.privileged():
             return "loop devices need root"
@@ -44,6 +50,8 @@ class LoopMounter:
                 linux.mount(device.path, target, info.root.kind)
                 direct = device.direct_io
             except OSError as error:
+                if error.errno == errno.EIO and part.size % PAGE:
+                    raise _not_padded(PAGE) from error
                 raise linux.refusal(error, info) from error
             finally:
                 device.close()
@@ -60,12 +68,16 @@ def stretch(partition: Partition, size: int, image: str) -> Stretch:
     Bytes behind the partition do no harm: the file system knows where it ends. Raises MountUnavailable if the file
     has too few of them.
     """
-    for unit in (PAGE, SECTOR):
+    for unit in (PAGE, BLOCKS[partition.kind]):
         padded = -(-partition.size // unit) * unit
         if partition.offset + padded <= size:
             return Stretch(partition.offset, padded, image)
-    raise MountUnavailable(
-        f"the image is not padded to {SECTOR} bytes, and a loop device would cut off its end",
+    raise _not_padded(BLOCKS[partition.kind])
+
+
+def _not_padded(unit: int) -> MountUnavailable:
+    return MountUnavailable(
+        f"the image is not padded to {unit} bytes, and a loop device would cut off its end",
         hint="build it without -nopad; --mount=fuse and --mount=none work",
     )
 

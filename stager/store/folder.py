@@ -44,12 +44,28 @@ def open_store(root: str) -> Layout:
 
 def check(layout: Layout) -> None:
     """Raise StoreUnusable unless the store belongs to us, is closed to others' writing, and of a version we know."""
+    if os.geteuid() == 0:
+        _check_way_to(layout.root)
     for path in (layout.root, *layout.folders):
         _check_folder(path, os.geteuid())
     version = (read_text(f"{layout.root}/VERSION") or "").strip()
     if version != str(VERSION):
         shown = version[:20] or "none"
         raise StoreUnusable(f"the store {layout.root} has version {shown!r}, this program knows {VERSION}")
+
+
+def _check_way_to(root: str) -> None:
+    # Whoever may rename a directory on the way can put another store in its place between two looks of root's.
+    for path in {*_ancestors(root), *_ancestors(os.path.realpath(root))}:
+        status = os.lstat(path)
+        closed = not status.st_mode & 0o022 or status.st_mode & stat.S_ISVTX or stat.S_ISLNK(status.st_mode)
+        if status.st_uid != 0 or not closed:
+            raise StoreUnusable(f"{path}, on the way to root's store {root}, can be changed by others than root")
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split("/")[1:-1]
+    return ["/", *("/" + "/".join(parts[:end]) for end in range(1, len(parts) + 1))]
 
 
 def is_shared_by_root(root: str) -> bool:

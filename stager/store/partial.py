@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNKNOWN_END = (1 << 63) - 1
 _TRIPLE = struct.Struct("<QQQ")
 _BLOCK = 1 << 20
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Segment:
@@ -54,9 +55,8 @@ class Partial:
         """Open or make the copy in `folder`, a directory that this process owns."""
         self.folder = folder
         files.make_folders(folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._data = os.open(f"{folder}/data", flags, 0o600)
-        self._progress = os.open(f"{folder}/progress", flags, 0o600)
+        self._data = os.open(self.path, _FLAGS | (os.O_RDONLY if self.sealed else os.O_RDWR | os.O_CREAT), 0o600)
+        self._progress = os.open(f"{folder}/progress", _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
         self._open: tuple[int, ...] = (self._data, self._progress)
         self._lock = threading.Lock()
         self._start_hash()
@@ -72,6 +72,17 @@ class Partial:
     def path(self) -> str:
         """The file that holds the bytes."""
         return f"{self.folder}/data"
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the file is complete and was about to be published, if it was not: then it is the image's own inode.
+
+        Publishing takes away the right to write first and links after that, so a file like that is never written again.
+        """
+        try:
+            return not os.lstat(self.path).st_mode & 0o200
+        except FileNotFoundError:
+            return False
 
     @property
     def position(self) -> int:
@@ -94,8 +105,11 @@ class Partial:
         return self.size is not None and self.position >= self.size
 
     def begin(self, validators: Validators, size: int | None, origin: str, *, private: bool) -> None:
-        """Forget what is held and start over with another version."""
-        os.ftruncate(self._data, 0)
+        """Forget what is held and start over with another version, in a new file: the old may be an image by now."""
+        files.discard(self.path)
+        fresh = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.dup2(fresh, self._data, inheritable=False)
+        os.close(fresh)
         self._start_hash()
         self.validators, self.size, self.origin, self.private = validators, size, origin, private
         self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
@@ -192,6 +206,8 @@ class Partial:
     def _trusted_segments(self, boot: str) -> list[Segment]:
         name = "progress" if boot == boot_id() else "durable"
         held = os.fstat(self._data).st_size
+        if self.sealed and held != self.size:
+            return []
         return _segments(f"{self.folder}/{name}", held, UNKNOWN_END if self.size is None else self.size)
 
 
