@@ -39,7 +39,7 @@ WAITING = "waiting for"
 """In the line that a waiter writes once it waits."""
 
 
-def until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+def until(condition: Callable[[], T | None], what: str, patience: float = PATIENCE) -> T:
     """Return what `condition` returns as soon as that is true. Raises TimeoutError, naming `what`."""
     end = time.monotonic() + patience
     while not (answer := condition()):

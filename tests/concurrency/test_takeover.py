@@ -1,0 +1,207 @@
+"""When the leader dies, or lives and no longer moves, a waiter takes over and goes on from the bytes already held."""
+
+from __future__ import annotations
+
+import signal
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stager.clock import SystemClock
+from stager.layout import Layout
+from stager.process import current
+from stager.reference import parse
+from stager.store import files
+from stager.store.memory import LeaderNote, read_leader
+from tests.support.origin import Fault, Origin, Stall
+from tests.support.tasks import Tasks, all_end, image, published, told, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.tasks import Task
+
+SIZE = 12 << 20
+TWICE = 4 << 20
+SOON = 5.0
+"""Seconds in which a death must have been noticed and made good."""
+
+IMPATIENT = {"STAGE_IMAGE_DEADLINE": "0.6s", "STAGE_IMAGE_STALL_TIMEOUT": "0.2s"}
+"""Makes 1 s of the time that a leader may go without a byte: deadline and two stall timeouts."""
+
+OFFSETS = [70_000, *(Random(11).randrange(1, SIZE) for _ in range(2)), SIZE - 1]
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_killed_at_any_byte(tmp_path: Path, store_path: Path, offset: int) -> None:
+    content = image(SIZE)
+    stall = Stall(offset)
+    with Origin() as origin, Tasks(tmp_path, SLURM_JOB_ID="1") as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(stall=stall, times=1))
+        leader = tasks.start(url)
+        assert stall.reached.wait(30)
+        waiters = tasks.many(3, url)
+        told(waiters)
+        until(lambda: held(store_path) == offset, f"{offset} bytes to be held")
+        leader.kill()
+        origin.wait_for(2, SOON)
+        all_end(waiters)
+        assert {task.answer for task in waiters} == {str(published(store_path, content))}
+        assert [request.headers.get("range") for request in origin.requests] == [None, f"bytes={offset}-"]
+        assert origin.sent("/tool.sqsh") == len(content)
+    assert published(store_path, content).read_bytes() == content
+
+
+@pytest.mark.parametrize("offset", OFFSETS[:2])
+def test_killed_while_nobody_waits(tmp_path: Path, store_path: Path, offset: int) -> None:
+    content = image(SIZE)
+    stall = Stall(offset)
+    with Origin() as origin, Tasks(tmp_path, SLURM_JOB_ID="1") as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(stall=stall, times=1))
+        leader = tasks.start(url)
+        assert stall.reached.wait(30)
+        until(lambda: held(store_path) == offset, f"{offset} bytes to be held")
+        leader.kill()
+        # Another job goes on just as well: the bytes belong to the reference.
+        assert tasks.run(url, env={"SLURM_JOB_ID": "2"}).answer == str(published(store_path, content))
+        assert origin.sent("/tool.sqsh") == len(content)
+
+
+def test_killed_in_full_flight(tmp_path: Path, store_path: Path) -> None:
+    """What was in the kernel's buffers is lost with the process, and no more than that."""
+    content = image(SIZE)
+    with Origin() as origin, Tasks(tmp_path) as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(rate=20 << 20, times=1))
+        leader = tasks.start(url)
+        until(lambda: held(store_path) > 3 << 20, "some bytes to be held")
+        leader.kill()
+        assert tasks.run(url).answer == str(published(store_path, content))
+        assert len(content) <= origin.sent("/tool.sqsh") <= len(content) + TWICE
+
+
+def test_one_leader_after_the_other(tmp_path: Path, store_path: Path) -> None:
+    content = image(SIZE)
+    stalls = [Stall(2 << 20), Stall(3 << 20), Stall(1 << 20)]
+    with Origin() as origin, Tasks(tmp_path) as tasks:
+        url = origin.put("/tool.sqsh", content, *(Fault(stall=stall, times=1) for stall in stalls))
+        crowd = tasks.many(6, url)
+        for turn, stall in enumerate(stalls):
+            assert stall.reached.wait(30)
+            until(lambda: held(store_path) == sum(s.at for s in stalls if s.reached.is_set()), "all bytes to be held")
+            leader = until(lambda: leader_of(store_path, url, crowd), "a leader's note")
+            told([task for task in crowd if task is not leader], f"pid {leader.pid} on ")
+            leader.kill()
+            crowd.remove(leader)
+            origin.wait_for(turn + 2, SOON)
+        all_end(crowd)
+        assert {task.answer for task in crowd} == {str(published(store_path, content))}
+        assert origin.sent("/tool.sqsh") == len(content)
+        assert len(origin.requests) == len(stalls) + 1
+
+
+def test_a_stopped_leader_is_named_and_replaced(tmp_path: Path, store_path: Path) -> None:
+    content = image(SIZE)
+    stall = Stall(5 << 20)
+    with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(stall=stall, times=1))
+        leader = tasks.start(url, env={"STAGE_IMAGE_STALL_TIMEOUT": "60s"})
+        assert stall.reached.wait(30)
+        until(lambda: held(store_path) == stall.at, "all bytes so far to be held")
+        leader.send(signal.SIGSTOP)
+        waiters = tasks.many(3, url)
+        all_end(waiters)
+        successor = [task for task in waiters if f"pid {leader.pid}, has stopped moving" in task.err]
+        assert successor
+        assert {task.answer for task in waiters} == {str(published(store_path, content))}
+        assert [request.headers.get("range") for request in origin.requests] == [None, f"bytes={stall.at}-"]
+        leader.send(signal.SIGCONT)
+        stall.go.set()
+        assert (leader.done(), leader.answer) == (0, str(published(store_path, content)))
+    assert_quiet(store_path)
+
+
+@pytest.mark.parametrize("point", ["locked", "verified", "published"])
+def test_stopped_at_a_point_and_continued_later(tmp_path: Path, store_path: Path, point: str) -> None:
+    content = image()
+    with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
+        url = origin.put("/tool.sqsh", content)
+        leader = tasks.start(url, env={"STAGE_IMAGE_TEST_STOP_AT": point})
+        leader.stops()
+        waiter = tasks.run(url)
+        assert (waiter.done(), waiter.answer) == (0, str(published(store_path, content))), waiter.err
+        assert f"pid {leader.pid}, has stopped moving" in waiter.err
+        inode = published(store_path, content).stat().st_ino
+        leader.send(signal.SIGCONT)
+        assert (leader.done(), leader.answer) == (0, waiter.answer), leader.err
+        assert published(store_path, content).stat().st_ino == inode
+    assert published(store_path, content).read_bytes() == content
+    assert_quiet(store_path)
+
+
+def test_a_stopped_leader_and_a_stopped_successor(tmp_path: Path, store_path: Path) -> None:
+    content = image()
+    with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
+        url = origin.put("/tool.sqsh", content)
+        for _ in range(2):
+            tasks.start(url, env={"STAGE_IMAGE_TEST_STOP_AT": "fetched"}).stops()
+        waiter = tasks.run(url)
+        assert (waiter.done(), waiter.answer) == (0, str(published(store_path, content))), waiter.err
+        assert origin.sent("/tool.sqsh") == len(content)
+
+
+def test_a_slow_leader_is_waited_for(tmp_path: Path, store_path: Path) -> None:
+    """Slow is not stuck: bytes come, fewer than anybody would wish, for longer than the patience with a stuck one."""
+    content = image(500_000)
+    with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(rate=200_000))
+        leader = tasks.start(url)
+        origin.wait_for(1)
+        waiters = tasks.many(2, url)
+        all_end([leader, *waiters])
+        assert not any("stopped moving" in task.err for task in [leader, *waiters])
+        assert len(origin.requests) == 1
+
+
+def test_a_note_that_another_covered_for_a_moment_comes_back(tmp_path: Path, store_path: Path) -> None:
+    """Two tasks on their way to the lock may write their notes one over the other; the leader's must win in the end."""
+    content = image()
+    stall = Stall(len(content) // 2)
+    with Origin() as origin, Tasks(tmp_path) as tasks:
+        url = origin.put("/tool.sqsh", content, Fault(stall=stall))
+        leader = tasks.start(url)
+        assert stall.reached.wait(30)
+        path = Layout(str(store_path)).leader(parse(url).key)
+        until(lambda: beat(path) > 0, "the leader's heart to beat")
+        covered = LeaderNote(current(), SystemClock().wall())
+        files.write_text(path, covered.text())
+        until(lambda: pid_of(path) == leader.pid, "the leader's note to be back", 10)
+        last = beat(path)
+        until(lambda: beat(path) > last, "its heart to beat on", 10)
+        stall.go.set()
+        assert leader.done() == 0
+
+
+def beat(path: str) -> int:
+    note = read_leader(path)
+    return note.beat if note else 0
+
+
+def pid_of(path: str) -> int:
+    note = read_leader(path)
+    return note.holder.pid if note else 0
+
+
+def leader_of(store: Path, url: str, tasks: list[Task]) -> Task | None:
+    pid = pid_of(Layout(str(store)).leader(parse(url).key))
+    return next((task for task in tasks if task.pid == pid and task.running), None)
+
+
+def held(store: Path) -> int:
+    return max((data.stat().st_size for data in (store / "partial").glob("*/*/data")), default=0)
+
+
+def assert_quiet(store: Path) -> None:
+    """Fail for a copy in flight, or a note of somebody who leads."""
+    assert not list((store / "partial").glob("*/*"))
+    assert not [path for path in (store / "locks").glob("*.leader") if pid_of(str(path))]
