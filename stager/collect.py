@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stager import lease, warm
 from stager.errors import StageImageError
-from stager.mount import places
+from stager.mount import MountPlace, places
 from stager.process import ProcessIdentity, boot_id
 from stager.store import files, images, partial, room
 
@@ -50,56 +50,62 @@ class Collector:
     def run(self) -> Collected:
         """Collect everything that belongs to the dead; never raises for a piece that cannot be had."""
         collected = Collected()
-        with self.election.lead("collect") as leads:
-            if leads:
-                self._mounts(collected)
-                for what, path in self._leftovers():
-                    collected.removed.append(what)
-                    if not self.dry_run:
-                        files.discard_tree(path) if os.path.isdir(path) else files.discard(path)
+        try:
+            with self.election.lead("collect") as leads:
+                if leads:
+                    self._collect(collected)
+        except (StageImageError, OSError) as error:
+            collected.kept.append(f"everything: {error}")
         return collected
 
-    def _mounts(self, collected: Collected) -> None:
+    def _collect(self, collected: Collected) -> None:
         for place in places(self.layout):
-            if lease.living(place.users):
-                continue
-            name = f"mount {place.root}"
-            if self.dry_run:
-                collected.removed.append(name)
-                continue
             try:
-                with self.election.lead(place.lock) as leads:
-                    if leads and place.close(self.way_of(place.kind), lazy=False):
-                        collected.removed.append(name)
-            except StageImageError as error:
-                collected.kept.append(f"{name}: {error.message}")
+                self._mount(place, collected)
+            except (StageImageError, OSError) as error:
+                collected.kept.append(f"mount {place.root}: {error}")
+        self._dead_leases(collected)
+        for what, path in self._leftovers():
+            collected.removed.append(what)
+            if not self.dry_run:
+                files.discard_tree(path) if os.path.isdir(path) else files.discard(path)
+
+    def _mount(self, place: MountPlace, collected: Collected) -> None:
+        alive, _ = lease.survey(place.users)
+        if alive:
+            return
+        if self.dry_run:
+            collected.removed.append(f"mount {place.root}")
+            return
+        with self.election.lead(place.lock) as leads:
+            if leads and place.close(self.way_of(place.kind), lazy=False):
+                collected.removed.append(f"mount {place.root}")
+
+    def _dead_leases(self, collected: Collected) -> None:
+        for digest in files.names(f"{self.layout.root}/leases"):
+            folder = f"{self.layout.root}/leases/{digest}"
+            _, dead = lease.survey(folder)
+            collected.removed += [f"lease {name} of {digest[:12]}" for name in dead]
+            if dead and not self.dry_run:
+                lease.living(folder)
 
     def _leftovers(self) -> Iterator[tuple[str, str]]:
-        yield from self._dead_leases()
         yield from self._unfinished_publishing()
         yield from self._old_partials()
         yield from self._dead_scopes()
         yield from self._old_asides()
 
-    def _dead_leases(self) -> Iterator[tuple[str, str]]:
-        root = f"{self.layout.root}/leases"
-        for digest, name in files.walk_pairs(root):
-            held = lease.Lease.parse(name)
-            if held is None or not held.holder.alive:
-                yield f"lease {name} of {digest[:12]}", f"{root}/{digest}/{name}"
-
     def _unfinished_publishing(self) -> Iterator[tuple[str, str]]:
         for parent in files.names(self.layout.images):
             folder = f"{self.layout.images}/{parent}"
-            for name in os.listdir(folder):
-                if name.startswith(".") and not _is_owned(name[66:].rpartition(".")[0]):
+            for name in files.hidden_names(folder):
+                if not _is_owned(name[66:].rpartition(".")[0]):
                     yield f"unfinished image {name}", f"{folder}/{name}"
 
     def _old_partials(self) -> Iterator[tuple[str, str]]:
-        for key in files.names(f"{self.layout.root}/partial"):
-            for folder in partial.folders(self.layout.partials(key)):
-                if partial.owner(folder) is None and _age(f"{folder}/data") > PARTIAL_DAYS * DAY:
-                    yield f"old partial copy {folder}", folder
+        for folder in _orphans(self.layout):
+            if _age(folder) > PARTIAL_DAYS * DAY:
+                yield f"old partial copy {folder}", folder
 
     def _dead_scopes(self) -> Iterator[tuple[str, str]]:
         for kind in ("pins", "warm"):
@@ -110,18 +116,32 @@ class Collector:
 
     def _old_asides(self) -> Iterator[tuple[str, str]]:
         # What write_aside left when it was killed between making and renaming.
-        for name in ("refs", "locks", "failures"):
-            folder = f"{self.layout.root}/{name}"
-            for entry in os.listdir(folder):
-                if entry.startswith(".") and _age(f"{folder}/{entry}") > DAY:
-                    yield f"unfinished record {entry}", f"{folder}/{entry}"
+        folders = [f"{self.layout.root}/{name}" for name in ("refs", "locks", "failures", "mounts")]
+        folders += [os.path.dirname(place.root) for place in places(self.layout)]
+        for folder in folders:
+            for name in files.hidden_names(folder):
+                if _age(f"{folder}/{name}") > DAY:
+                    yield f"unfinished record {name}", f"{folder}/{name}"
+
+
+def drop_orphans(layout: Layout) -> int:
+    """Remove the copies in flight that nobody fills, however young; return how many. For when there is no room."""
+    orphans = list(_orphans(layout))
+    for folder in orphans:
+        files.discard_tree(folder)
+    return len(orphans)
+
+
+def _orphans(layout: Layout) -> Iterator[str]:
+    for key in files.names(f"{layout.root}/partial"):
+        yield from (folder for folder in partial.folders(layout.partials(key)) if partial.owner(folder) is None)
 
 
 def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:
     """Remove an image unless it is in use; return the bytes freed, 0 if it was in use after all.
 
-    Answers go first, then the image out of sight, and leases are looked at last: whoever took one meanwhile looks for
-    the image after that, so it is put back. `force` overrides leases, but no mounts.
+    Answers go first, then the sidecar, and leases are looked at last: whoever took one meanwhile looks for the image
+    after that, so it is put back. `force` overrides leases, but no mounts.
     """
     if room.is_mounted(layout, digest) or (not force and room.in_use(layout, digest)):
         return 0

@@ -56,6 +56,7 @@ class Download:
     pinned: bool = False
     _furthest: int = 0
     _extra: list[threading.Thread] = field(default_factory=list)
+    _streams: list[Stream] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _rate: float = 0.0
     _judged: tuple[float, int] = (0.0, 0)
@@ -68,11 +69,20 @@ class Download:
         self._forget_what_cannot_go_on()
         if self.partial.complete and self._is_current():
             return True
-        with _Syncing(self.partial):
-            if not self._fetch_first(unless):
-                return False
-            while (segment := self._next_segment()) is not None:
-                self._retry(lambda segment=segment: self._fill(segment))  # type: ignore[misc]
+        if self.partial.held and self.partial.size is not None:
+            self.room(self.partial.size - self.partial.held)
+        try:
+            with _Syncing(self.partial):
+                return self._fetch(unless)
+        finally:
+            self._end_extra_streams()
+
+    def _fetch(self, unless: Validators | None) -> bool:
+        first = self._next_segment()
+        if first is not None and not self._retry(lambda: self._open_and_fill(first, unless)):
+            return False
+        while (segment := self._next_segment()) is not None:
+            self._retry(lambda segment=segment: self._open_and_fill(segment, None))  # type: ignore[misc]
         return True
 
     def _forget_what_cannot_go_on(self) -> None:
@@ -90,12 +100,6 @@ class Download:
             stream.close()
             self.partial.begin(self.partial.validators, None, self.source.name, private=False)
         return stream is None
-
-    def _fetch_first(self, unless: Validators | None) -> bool:
-        return self._retry(lambda: self._open_and_fill(self.partial.segments[0], unless))
-
-    def _fill(self, segment: Segment) -> None:
-        self._open_and_fill(segment, None)
 
     def _open_and_fill(self, segment: Segment, unless: Validators | None) -> bool:
         self._forget_what_cannot_go_on()
@@ -123,9 +127,9 @@ class Download:
         if stream.offset != 0:
             raise OriginUnavailable(f"{self.source.name} sent bytes from {stream.offset}, not from {segment.position}")
         self._end_extra_streams()
+        self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
         if stream.size is not None:
             self.room(stream.size)
-        self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
         return self.partial.segments[0]
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
@@ -177,9 +181,10 @@ class Download:
             try:
                 stream = self.source.open(segment.position, segment.end, if_range=self.partial.validators)
                 if stream is not None and stream.offset == segment.position:
+                    self._streams.append(stream)
                     self._drain_extra(stream, segment)
-            except StageImageError:
-                return
+            except (StageImageError, OSError):
+                return  # a full disk is met by the first stream as well, which can tell of it
 
         thread = threading.Thread(target=fill, name=f"range-{segment.start}", daemon=True)
         self._extra.append(thread)
@@ -195,9 +200,12 @@ class Download:
 
     def _end_extra_streams(self) -> None:
         self._stop.set()
+        for stream in self._streams:
+            stream.close()
         for thread in self._extra:
             thread.join()
         self._extra.clear()
+        self._streams.clear()
         self._stop.clear()
         self.streams = 1
 
@@ -226,6 +234,7 @@ class _Syncing:
         synced = self._partial.held
         while not self._end.wait(SYNC_SECONDS):
             held = self._partial.held
+            synced = min(synced, held)  # it may have begun anew
             if held - synced >= SYNC_BYTES:
                 try:
                     self._partial.sync()

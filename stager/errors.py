@@ -8,6 +8,7 @@ StageImageError
 ├── AccessDenied         67   the origin, or a file's mode, refuses us
 ├── OriginUnavailable    68   the origin cannot be reached or keeps failing
 ├── OriginStalled        69   the origin answers, but its bytes stopped flowing
+├── PinLost              70   the image that this job is pinned to is nowhere to be had any more
 ├── DigestMismatch       71   the bytes are not the pinned ones
 ├── NotAnImage           72   the bytes are something else than SIF, squashfs or EROFS
 ├── DamagedImage         73   an image, but truncated, encrypted or without a usable partition
@@ -98,6 +99,13 @@ class OriginStalled(OriginUnavailable):
 
     exit_code = 69
     hint = "try again later, or raise stall_timeout if the origin is known to pause"
+
+
+class PinLost(StageImageError):
+    """The image that this job is pinned to is nowhere to be had any more: a matter of this job alone."""
+
+    exit_code = 70
+    hint = "the image changed at the origin while the job was there: start the job again, or name the old digest"
 
 
 class DigestMismatch(StageImageError):

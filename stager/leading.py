@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 0.5
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""A note that a full disk has no room for is done without: making room is what its writer may be about to do."""
+
 
 @contextmanager
 def claimed(path: str, clock: Clock, turn: int) -> Iterator[bool]:
@@ -37,12 +41,16 @@ def claimed(path: str, clock: Clock, turn: int) -> Iterator[bool]:
 
 
 def _claim(path: str, mine: LeaderNote) -> bool:
-    if files.create_text(path, mine.text()):
-        return True
-    note = read_leader(path)
-    if note is not None and note.holder.alive and note.turn >= mine.turn:
-        return note.holder == mine.holder
-    files.write_text(path, mine.text())
+    try:
+        if files.create_text(path, mine.text()):
+            return True
+        note = read_leader(path)
+        if note is not None and note.holder.alive and note.turn >= mine.turn:
+            return note.holder == mine.holder
+        files.write_text(path, mine.text())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
     return True
 
 
@@ -64,14 +72,14 @@ class Leadership:
 
     def __enter__(self) -> Self:
         self._fifo = _open_fifo(wake_path(self._path))
-        files.write_text(self._path, self._note.text())
+        self._write()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-        if self._is_mine():
+        if not self._is_passed_over():
             files.discard(self._path)
         if self._fifo >= 0:
             os.close(self._fifo)
@@ -81,17 +89,22 @@ class Leadership:
             self._note.phase = self.phase
             self._note.done, self._note.total = self.measure()
             self._note.beat += 1
-            if not self._is_mine():
-                return  # somebody passed us over; the note is theirs now
-            try:
-                files.write_text(self._path, self._note.text())
-            except OSError:
-                continue  # a full disk must not end the heartbeat: the main thread will tell of it
+            if self._is_passed_over():
+                return  # the note is our successor's now
+            self._write()
             self._tell.progress(self.phase, self._note.done, self._note.total)
 
-    def _is_mine(self) -> bool:
+    def _write(self) -> None:
+        try:
+            files.write_text(self._path, self._note.text())
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+
+    def _is_passed_over(self) -> bool:
+        # The note of a mere claim to our own turn is covered: the lock is ours, as its writer will find out.
         note = read_leader(self._path)
-        return note is None or note.holder == self._note.holder
+        return note is not None and note.turn > self._note.turn and note.holder.alive
 
 
 def _open_fifo(path: str) -> int:

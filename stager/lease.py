@@ -2,6 +2,9 @@
 
 A lease is an empty file `<scope>@<pid>.<start>.<boot>`: the scope is the job (or the login session), the rest the
 process whose life it shares. A dead holder's lease counts for nothing and is collected by the next call.
+
+In root's store every user may leave leases, so what lies there is hostile: a directory of leases is opened without
+following a link, its entries are named and unlinked through that descriptor, and never opened.
 """
 
 from __future__ import annotations
@@ -9,11 +12,9 @@ from __future__ import annotations
 import os
 
 from stager.process import ProcessIdentity
-from stager.store.files import discard, make_folders, names
+from stager.store.files import make_folders
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Lease:
@@ -37,36 +38,91 @@ class Lease:
 
 
 def acquire(folder: str, lease: Lease) -> None:
-    """Record a lease in `folder`, which is made when missing. Raises OSError where we may not write."""
-    path = f"{folder}/{lease}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    """Record a lease in `folder`, which is made when missing, and move its mtime, by which use is told.
+
+    Raises OSError where we may not write.
+    """
     try:
-        fd = os.open(path, flags, 0o644)
+        fd = os.open(folder, _FOLDER)
     except FileNotFoundError:
         make_folders(folder)
-        fd = os.open(path, flags, 0o644)
-    os.close(fd)
+        fd = os.open(folder, _FOLDER)
+    try:
+        _make_entry(fd, str(lease))
+        os.utime(fd)
+    finally:
+        os.close(fd)
 
 
 def living(folder: str) -> list[Lease]:
     """Return the leases in `folder` whose holders live, and collect the others."""
-    alive = []
-    for name, lease in _entries(folder):
-        if lease is not None and lease.holder.alive:
-            alive.append(lease)
-        else:
-            discard(f"{folder}/{name}")
+    alive, dead = survey(folder)
+    if dead:
+        _unlink(folder, dead)
     return alive
+
+
+def survey(folder: str) -> tuple[list[Lease], list[str]]:
+    """Return the living leases in `folder`, and the names of all other entries. Changes nothing."""
+    leases = [(name, Lease.parse(name)) for name in _names(folder)]
+    alive = [lease for _, lease in leases if lease is not None and lease.holder.alive]
+    return alive, [name for name, lease in leases if lease is None or lease not in alive]
 
 
 def release(folder: str, scope: str) -> int:
     """Drop all leases of `scope` in `folder`; return how many there were."""
-    mine = [name for name, lease in _entries(folder) if lease is not None and lease.scope == scope]
-    for name in mine:
-        discard(f"{folder}/{name}")
+    leases = ((name, Lease.parse(name)) for name in _names(folder))
+    mine = [name for name, lease in leases if lease is not None and lease.scope == scope]
+    _unlink(folder, mine)
     return len(mine)
 
 
-def _entries(folder: str) -> Iterator[tuple[str, Lease | None]]:
-    for name in names(folder):
-        yield name, Lease.parse(name)
+def _make_entry(fd: int, name: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        os.close(os.open(name, flags, 0o644, dir_fd=fd))
+    except FileExistsError:
+        # The name is all a lease is, so any entry will do, but one which its owner could take away from under us.
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != os.geteuid() == 0:
+            os.unlink(name, dir_fd=fd)
+            os.close(os.open(name, flags, 0o644, dir_fd=fd))
+
+
+def _names(folder: str) -> list[str]:
+    fd = _open(folder)
+    if fd < 0:
+        return []
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
+def _unlink(folder: str, names: list[str]) -> None:
+    fd = _open(folder)
+    if fd < 0:
+        return
+    try:
+        status = os.fstat(fd)
+        for name in names:
+            _unlink_one(fd, name)
+        # Taking away moves the directory's mtime, and would make the image look as if it had just been used.
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _unlink_one(fd: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except OSError:
+        return  # another's, or gone already
+
+
+def _open(folder: str) -> int:
+    try:
+        return os.open(folder, _FOLDER)
+    except OSError:
+        return -1

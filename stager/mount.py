@@ -156,12 +156,11 @@ class MountPlace:
         record = files.read_record(self.ready)
         if record is None or record.get("boot") != boot_id() or not os.path.ismount(self.root):
             return None
-        server = record.get("server", "0")
         report = MountReport(
             kind=record.get("kind", ""),
             direct_io=record.get("direct_io") == "yes",
             device=record.get("device", ""),
-            server=int(server) if server.isdecimal() else 0,
+            server=files.whole_number(record.get("server")),
             note=record.get("note", ""),
         )
         return Mounted(self.root, self.users, report)

@@ -107,8 +107,10 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process by `command`, found on the PATH of `environ`.
 
     Raises CommandNotFound, CommandNotRunnable. Python ignores SIGPIPE and SIGXFSZ, and exec would pass that on: a
-    command that relies on dying of a closed pipe (`yes | head`) would not, so both are put back first.
+    command that relies on dying of a closed pipe (`yes | head`) would not, so both are put back first. A file that the
+    kernel does not know is run by /bin/sh, as execvp(3), env and every shell do.
     """
+    import errno
     import signal
 
     from stager.errors import CommandNotFound, CommandNotRunnable
@@ -120,7 +122,17 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CommandNotFound(f"the command {command[0]!r} was not found") from error
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+            _become_script(command, environ)
         raise CommandNotRunnable(f"the command {command[0]!r} cannot be executed: {error}") from error
+
+
+def _become_script(command: list[str], environ: dict[str, str]) -> None:
+    import shutil
+
+    found = shutil.which(command[0], path=environ.get("PATH"))
+    if found is not None:
+        os.execve("/bin/sh", ["sh", found, *command[1:]], environ)
 
 
 def _stat_fields(pid: int) -> list[str]:

@@ -23,8 +23,7 @@ class LineTeller:
 
     def say(self, text: str) -> None:
         """Write one line."""
-        sys.stderr.write(f"stage-image: {text}\n")
-        sys.stderr.flush()
+        write_line(text)
 
     def waiting(self, pid: int, since: float) -> None:
         """Name the leader."""
@@ -48,6 +47,15 @@ class LineTeller:
     def _speed(self, now: float, done: int) -> float:
         since, before = self._rate or (now, done)
         return max(0.0, (done - before) / (now - since)) if now > since else 0.0
+
+
+def write_line(text: str) -> None:
+    """Write a line to stderr. Telling never fails: a closed or full stderr is no reason to lose an image."""
+    try:
+        sys.stderr.write(f"stage-image: {text}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return
 
 
 def describe(done: int, total: int, speed: float) -> str:

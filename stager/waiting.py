@@ -91,7 +91,7 @@ class Follower:
         self._tell = tell
         self._patience = patience
         self._wake = Wake(wake_path(path), clock)
-        self._signs: dict[str, tuple[int, float]] = {}
+        self._signs: dict[str, tuple[int, float, float]] = {}
         self._told = ""
 
     def follow(self, done: Callable[[], T | None]) -> T | None:
@@ -116,18 +116,17 @@ class Follower:
     def stalled(self, note: LeaderNote) -> bool:
         """Whether a living leader has shown no sign of life, or of progress, for longer than allowed."""
         now = self._clock.now()
-        return self._still("beat", note.beat, note, now) > BEAT_LOST or self._still("done", note.done, note, now) > (
-            self._patience
-        )
+        beat, done = self._still("beat", note.beat, note, now), self._still("done", note.done, note, now)
+        return beat > BEAT_LOST or done > self._patience
 
     def _still(self, what: str, value: int, note: LeaderNote, now: float) -> float:
-        # The waiter's own clock times how long a number stays the same: nobody else's clock is trusted.
+        """Return for how long, in seconds of our own looking, a number has stayed the same."""
         key = f"{what} {note.holder}"
-        seen, since = self._signs.get(key, (-1, now))
-        if seen != value or key not in self._signs:
-            self._signs[key] = (value, now)
-            return 0.0
-        return now - since
+        seen, silence, looked = self._signs.get(key, (value, 0.0, now))
+        # A gap between two looks is our own: a job that was suspended and resumed has not watched its leader be silent.
+        silence = silence + min(now - looked, 2 * WOKEN_POLL) if seen == value else 0.0
+        self._signs[key] = (value, silence, now)
+        return silence
 
     def _show(self, note: LeaderNote) -> None:
         if self._told != str(note.holder):

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from stager.errors import StageImageError
+from stager.progress import write_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,9 +47,9 @@ def guarded(action: Callable[[], int]) -> int:
 def report(error: StageImageError) -> int:
     """Write an expected failure to stderr; return its exit code."""
     about = f"{error.reference}: " if error.reference and error.reference not in error.message else ""
-    sys.stderr.write(f"stage-image: error: {about}{error.message} (on {os.uname().nodename})\n")
+    write_line(f"error: {about}{error.message} (on {os.uname().nodename})")
     if error.hint:
-        sys.stderr.write(f"stage-image: try: {error.hint}\n")
+        write_line(f"try: {error.hint}")
     return error.exit_code
 
 
@@ -87,8 +88,8 @@ def _report_bug(error: Exception) -> int:
         with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(head + text)
     except OSError:
-        sys.stderr.write(head + text)
+        write_line(head + text)
     last = f"{type(error).__name__}: {error}"
-    sys.stderr.write(f"stage-image: error: a bug in stage-image: {last[:200]} (on {os.uname().nodename})\n")
-    sys.stderr.write(f"stage-image: try: send the report {where or 'above'} to the maintainers\n")
+    write_line(f"error: a bug in stage-image: {last[:200]} (on {os.uname().nodename})")
+    write_line(f"try: send the report {where or 'above'} to the maintainers")
     return 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stager import collect
 from stager.download import Download
-from stager.errors import DamagedImage
+from stager.errors import DamagedImage, NoSpace
 from stager.images import recognise
 from stager.retry import RetryPolicy
 from stager.sources import HttpSettings, source_for
@@ -67,7 +67,12 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
     trace = _trace_point(node.environ)
 
     def make_room(size: int) -> None:
-        room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+        try:
+            room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+        except NoSpace:
+            if not collect.drop_orphans(node.layout):
+                raise
+            room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
 
     def look(partial: Partial) -> None:
         trace("fetching")

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
             if code is not None:
                 return code
     except KeyboardInterrupt:
-        return 130  # nothing is held before the long way begins
+        return _interrupted()
     from stager.cli.full import run
 
     return run(words)
@@ -33,9 +33,9 @@ def _warm(question: Question) -> int | None:
     try:
         place = warm.Place(os.environ)
         record = warm.answer(question, place) or _followed(question, place)
+        return None if record is None else _give(question, record)
     except OSError:
         return None
-    return None if record is None else _give(question, record)
 
 
 def _followed(question: Question, place: Place) -> dict[str, str] | None:
@@ -67,15 +67,25 @@ def _teller(subject: str) -> Teller:
 
 
 def _give(question: Question, record: dict[str, str]) -> int:
+    """Print the answer, or become the command. Raises OSError: the long way says better what is wrong with stdout."""
     if question.verb != "exec":
-        sys.stdout.write(record["path" if question.verb == "path" else "root"] + "\n")
+        os.write(1, os.fsencode(record["path" if question.verb == "path" else "root"] + "\n"))
         return 0
     from stager.errors import StageImageError
     from stager.process import become
 
     try:
-        become(question.command, {**os.environ, **warm.environment(record)})
+        become(warm.command(record, question), warm.environment(record, os.environ))
     except StageImageError as error:
         from stager.cli.boundary import report
 
         return report(error)
+
+
+def _interrupted() -> int:
+    # For real, as `boundary.guarded` does it: a shell that sees a mere 130 goes on with the next line of its script.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return 128 + signal.SIGINT

@@ -126,6 +126,7 @@ class Node:
                 until=until,
                 mount=(mounted.root, mounted.users) if mounted else None,
                 leases=image.leases,
+                runtime=self.config.runtime,
             )
         except OSError:
             return  # an optimisation that could not be left is no failure

@@ -28,13 +28,29 @@ def read_record(path: str) -> dict[str, str] | None:
     if text is None:
         return None
     pairs = (line.partition(" ") for line in text.split("\n"))
-    return {key: value.replace("\\n", "\n").replace("\\\\", "\\") for key, _, value in pairs if key}
+    return {key: _unescaped(value) for key, _, value in pairs if key}
 
 
-def write_record(path: str, record: dict[str, str], mode: int = 0o644) -> None:
+def write_record(path: str, record: dict[str, str], mode: int = 0o644, *, durable: bool = False) -> None:
     """Write `key value` lines to `path`, whole or not at all."""
+    write_text(path, record_text(record), mode, durable=durable)
+
+
+def record_text(record: dict[str, str]) -> str:
+    """Return the text that `read_record` reads back."""
     escaped = ((key, value.replace("\\", "\\\\").replace("\n", "\\n")) for key, value in record.items())
-    write_text(path, "".join(f"{key} {value}\n" for key, value in escaped), mode)
+    return "".join(f"{key} {value}\n" for key, value in escaped)
+
+
+def _unescaped(value: str) -> str:
+    if "\\" not in value:
+        return value
+    return "\\".join(part.replace("\\n", "\n") for part in value.split("\\\\"))
+
+
+def whole_number(text: str | None) -> int:
+    """Return the number that a record's text means; 0 for anything that is no sensible number."""
+    return int(text) if text and len(text) < 19 and text.isascii() and text.isdigit() else 0
 
 
 def read_text(path: str) -> str | None:
@@ -94,10 +110,15 @@ def write_aside(path: str, text: str, mode: int, *, durable: bool = False) -> st
     except FileNotFoundError:
         make_folders(folder)
         fd = os.open(aside, flags, mode)
-    with open(fd, "wb", buffering=0) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-        if durable:
-            os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            if durable:
+                os.fsync(fd)
+    except OSError:
+        discard(aside)
+        raise
     return aside
 
 
@@ -156,6 +177,14 @@ def names(folder: str) -> list[str]:
     """Return the sorted names in a directory that are not hidden; none if it cannot be read."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def hidden_names(folder: str) -> list[str]:
+    """Return the names in a directory that are hidden: what is being written aside, or was."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.startswith("."))
     except OSError:
         return []
 

@@ -35,23 +35,29 @@ def open_store(root: str) -> Layout:
         raise StoreUnusable(f"the store {root!r} is not an absolute path")
     layout = Layout(root.rstrip("/") or "/")
     try:
-        _make(layout)
+        if not os.path.lexists(f"{layout.root}/VERSION"):
+            _make(layout)
+        check(layout)
     except OSError as error:
         raise StoreUnusable(f"the store {root} cannot be made: {error.strerror or error}") from error
-    check(layout)
     return layout
 
 
 def check(layout: Layout) -> None:
-    """Raise StoreUnusable unless the store belongs to us, is closed to others' writing, and of a version we know."""
+    """Raise StoreUnusable unless the store belongs to us, is closed to others' writing, and of a version we know.
+
+    Folders that are missing are made, once all else is found to be right.
+    """
     if os.geteuid() == 0:
         _check_way_to(layout.root)
-    for path in (layout.root, *layout.folders):
-        _check_folder(path, os.geteuid())
+    _check_folder(layout.root, os.geteuid())
     version = (read_text(f"{layout.root}/VERSION") or "").strip()
     if version != str(VERSION):
         shown = version[:20] or "none"
         raise StoreUnusable(f"the store {layout.root} has version {shown!r}, this program knows {VERSION}")
+    for path in layout.folders:
+        _make_folder(path)
+        _check_folder(path, os.geteuid())
 
 
 def _check_way_to(root: str) -> None:
@@ -82,10 +88,18 @@ def is_shared_by_root(root: str) -> bool:
 
 
 def open_to_leases(path: str) -> None:
-    """Make a directory where every user of the node may leave a lease, if we are root; nobody can remove another's."""
+    """Make a directory where every user of the node may leave a lease, if we are root; nobody can remove another's.
+
+    Its parent is root's alone, and no link at its place is followed.
+    """
     make_folders(path)
-    if os.geteuid() == 0:
-        os.chmod(path, SHARED_MODE)
+    if os.geteuid() != 0:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, SHARED_MODE)
+    finally:
+        os.close(fd)
 
 
 def _check_folder(path: str, owner: int) -> None:
@@ -97,22 +111,17 @@ def _check_folder(path: str, owner: int) -> None:
         raise StoreUnusable(f"{path} is not a directory (links are not followed inside a store)")
     if status.st_uid != owner:
         raise StoreUnusable(f"{path} belongs to uid {status.st_uid}, not to uid {owner}")
-    shared = owner == 0 and os.path.basename(path) == "leases" and stat.S_IMODE(status.st_mode) == SHARED_MODE
-    if status.st_mode & 0o022 and not shared:
+    if status.st_mode & 0o022:
         raise StoreUnusable(f"{path} can be written by others (mode {status.st_mode & 0o7777:04o})")
 
 
 def _make(layout: Layout) -> None:
-    if os.path.lexists(f"{layout.root}/VERSION"):
-        for folder in layout.folders:
-            _make_folder(folder)
-        return
     make_folders(os.path.dirname(layout.root))
     _make_folder(layout.root)
+    _check_folder(layout.root, os.geteuid())
     _refuse_foreign_content(layout)
     for folder in layout.folders:
         _make_folder(folder)
-    open_to_leases(f"{layout.root}/leases")
     write_text(f"{layout.root}/CACHEDIR.TAG", CACHEDIR_TAG)
     write_text(f"{layout.root}/VERSION", f"{VERSION}\n", durable=True)
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stager.layout import Layout
+
+
+SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,10 @@ def publish(layout: Layout, data: str, digest: Digest, info: ImageInfo, *, origi
     `data` keeps its name, so that a crash before the rename costs nothing: the next call publishes it again. A damaged
     image in the way is moved to quarantine. Raises OSError.
     """
-    mode = 0o400 if private else 0o444
-    os.chmod(data, mode)
-    status = os.stat(data)
+    present = lookup(layout, digest)
+    if present is not None:
+        return present  # perhaps this very file, which a second sealing would make look touched
+    status = _seal(data, private=private)
     image = StagedImage(
         digest, layout.image_file(digest, info.format), info, origin, _now(), status.st_ino, status.st_mtime_ns, private
     )
@@ -95,15 +100,28 @@ def publish(layout: Layout, data: str, digest: Digest, info: ImageInfo, *, origi
         files.discard_tree(aside)
 
 
+def _seal(data: str, *, private: bool) -> os.stat_result:
+    # The mtime is set to a whole second that has passed: a later write in place, even within the same kernel tick of
+    # some milliseconds, cannot give the same one again, and shells that compare whole seconds see it, too.
+    os.chmod(data, 0o400 if private else 0o444)
+    settled = int(_now() - SETTLED_SECONDS) * 10**9
+    os.utime(data, ns=(settled, settled))
+    return os.stat(data)
+
+
 def _fill(aside: str, data: str, image: StagedImage, mode: int) -> None:
     os.link(data, f"{aside}/{os.path.basename(image.path)}")
+    _link_twin(data, f"{aside}/twin")
+    files.write_text(f"{aside}/image.json", json.dumps(image.describe(), indent=1), mode, durable=True)
+
+
+def _link_twin(path: str, twin: str) -> None:
+    # Without a twin the shell wrapper leaves its answers to the CLI, which compares inode numbers itself.
     try:
-        os.link(data, f"{aside}/twin")
+        os.link(path, twin)
     except OSError as error:
-        # Without a twin the shell wrapper leaves its answers to the CLI, which compares inode numbers itself.
         if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
-    files.write_text(f"{aside}/image.json", json.dumps(image.describe(), indent=1), mode, durable=True)
 
 
 def _appear(layout: Layout, aside: str, image: StagedImage) -> StagedImage:
@@ -131,32 +149,55 @@ def mend(layout: Layout, digest: Digest, path: str, info: ImageInfo) -> StagedIm
     if path != proper:
         os.rename(path, proper)
     private = old.private if old else not os.stat(proper).st_mode & 0o044
-    os.chmod(proper, 0o400 if private else 0o444)
-    status = os.stat(proper)
+    status = _seal(proper, private=private)
     origin, fetched = (old.origin, old.fetched) if old else ("", _now())
     image = StagedImage(digest, proper, info, origin, fetched, status.st_ino, status.st_mtime_ns, private)
     text = json.dumps(image.describe(), indent=1)
     files.write_text(layout.sidecar(digest), text, 0o600 if private else 0o644, durable=True)
     files.discard(layout.twin(digest))
-    os.link(proper, layout.twin(digest))
+    _link_twin(proper, layout.twin(digest))
     return image
 
 
 def remove(layout: Layout, digest: Digest, keep: Callable[[], bool] = lambda: False) -> int:
     """Unpublish an image and free its bytes; return how many.
 
-    `keep` is asked once the image is out of sight; it is put back if somebody turns out to use it.
+    The sidecar is hidden first, so that nobody finds the image any more while its path still works for those who have
+    it; then `keep` is asked, and everything is put back if somebody turns out to use it. A death in between leaves an
+    image without a sidecar, which the next one who wants it mends.
     """
-    final, aside = layout.image_dir(digest), f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
-    size = sum(os.lstat(path).st_size for path in image_files(layout, digest))
+    final, size = layout.image_dir(digest), size_of(layout, digest)
+    hidden = f"{final}/.image.json.{files.unique()}"
+    aside = f"{layout.images}/{digest.hex[:2]}/.{digest.hex}.{files.unique()}"
+    try:
+        os.rename(layout.sidecar(digest), hidden)
+    except OSError:
+        hidden = ""
+    if keep():
+        _put_back(hidden, layout.sidecar(digest))
+        return 0
     try:
         os.rename(final, aside)
     except FileNotFoundError:
         return 0
-    if keep():
-        os.rename(aside, final)
-        return 0
     files.discard_tree(aside)
+    return size
+
+
+def _put_back(hidden: str, sidecar: str) -> None:
+    with suppress(OSError):  # there is a newer one, or never was one
+        os.link(hidden, sidecar)
+    files.discard(hidden)
+
+
+def size_of(layout: Layout, digest: Digest) -> int:
+    """Return the bytes of an image's files as they are on disk; 0 for those that are going away."""
+    size = 0
+    for path in image_files(layout, digest):
+        try:
+            size += os.lstat(path).st_size
+        except OSError:
+            continue
     return size
 
 

@@ -26,6 +26,9 @@ LONGEST_BACKOFF = 300.0
 MIRROR_SECONDS = 300.0
 """For which a failed mirror is passed over: what CVMFS waits before it returns to a proxy group (its default.conf)."""
 
+LARGEST_NUMBER = 1e12
+"""Of any time in a record, in seconds: what is larger (or no number at all) would overflow localtime(3)."""
+
 LOCAL = (errors.NoSpace, errors.StoreUnusable, errors.ConfigError)
 """Failures of this node, not of the origin."""
 
@@ -54,8 +57,7 @@ def read_seen(path: str) -> Seen | None:
     digest = _digest(record)
     if record is None or digest is None:
         return None
-    size = record.get("size", "")
-    known = int(size) if size.isdecimal() else None
+    known = files.whole_number(record["size"]) if record.get("size") else None
     return Seen(
         digest,
         etag=record.get("etag", ""),
@@ -104,7 +106,7 @@ def write_failure(path: str, error: StageImageError, clock: Clock, backoff: floa
     from time import localtime, strftime
 
     before = files.read_record(path) or {}
-    count = int(_number(before, "count")) + 1 if before.get("boot") == boot_id() else 1
+    count = files.whole_number(before.get("count")) + 1 if before.get("boot") == boot_id() else 1
     wait = max(min(backoff * 2 ** min(count - 1, 16), LONGEST_BACKOFF), min(error.retry_after or 0, LONGEST_BACKOFF))
     again = strftime("%H:%M:%S", localtime(clock.wall() + wait))
     record = {
@@ -194,9 +196,9 @@ def read_leader(path: str) -> LeaderNote | None:
     holder = ProcessIdentity.parse(record.get("holder", "")) if record else None
     if record is None or holder is None:
         return None
-    note = LeaderNote(holder, _number(record, "since"), int(_number(record, "turn")))
+    note = LeaderNote(holder, _number(record, "since"), files.whole_number(record.get("turn")))
     note.phase = record.get("phase", "")
-    note.done, note.total, note.beat = (int(_number(record, name)) for name in ("done", "total", "beat"))
+    note.done, note.total, note.beat = (files.whole_number(record.get(name)) for name in ("done", "total", "beat"))
     return note
 
 
@@ -219,4 +221,4 @@ def _number(record: dict[str, str], name: str) -> float:
         value = float(record.get(name, "0"))
     except ValueError:
         return 0.0
-    return value if abs(value) < 1e18 else 0.0
+    return value if abs(value) < LARGEST_NUMBER else 0.0

@@ -59,14 +59,15 @@ class Partial:
         self._progress = os.open(f"{folder}/progress", _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
         self._open: tuple[int, ...] = (self._data, self._progress)
         self._lock = threading.Lock()
+        self._version = 0
         self._start_hash()
-        state = files.read_record(f"{folder}/state") or {}
-        self.origin = state.get("origin", "")
-        self.private = state.get("private") == "yes"
-        self.validators = _validators(state)
+        state = files.read_record(f"{folder}/state")
+        self.origin, self.private, self.validators = _description(state or {})
         self.size = self.validators.size
-        self.segments = self._trusted_segments(state.get("boot", ""))
+        self.segments = self._trusted_segments((state or {}).get("boot", "")) if state else []
         self._write_progress()
+        if state and state.get("boot") != boot_id():
+            self._write_state()  # from here on `progress` counts: what is fetched now is safe from the next crash
 
     @property
     def path(self) -> str:
@@ -105,19 +106,19 @@ class Partial:
         return self.size is not None and self.position >= self.size
 
     def begin(self, validators: Validators, size: int | None, origin: str, *, private: bool) -> None:
-        """Forget what is held and start over with another version, in a new file: the old may be an image by now."""
-        files.discard(self.path)
-        fresh = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.dup2(fresh, self._data, inheritable=False)
-        os.close(fresh)
-        self._start_hash()
-        self.validators, self.size, self.origin, self.private = validators, size, origin, private
-        self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
-        files.discard(f"{self.folder}/durable")
-        record = {"origin": origin, "private": "yes" if private else "no", "boot": boot_id()}
-        record |= {"etag": validators.etag, "modified": validators.modified}
-        record["size"] = "" if size is None else str(size)
-        files.write_record(f"{self.folder}/state", record, 0o600)
+        """Forget what is held and start over with another version, in a new file: the old may be an image by now.
+
+        In this order, whoever reads state, data and state again, the same both times, has bytes of that version.
+        """
+        with self._lock:
+            self._version += 1
+            files.discard(f"{self.folder}/durable")
+            self._replace_segments([])
+            self.validators, self.size, self.origin, self.private = validators, size, origin, private
+            self._write_state()
+            self._replace_data()
+            self._start_hash()
+            self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
 
     def write(self, segment: Segment, chunk: bytes) -> int:
         """Put `chunk` at the segment's position; bytes past its end are dropped. Returns how many were kept."""
@@ -136,6 +137,7 @@ class Partial:
         """Take the bytes held for all there are: the origin ended a stream of unknown size."""
         self.size = self.position
         self._replace_segments([Segment(0, self.size, self.size)])
+        self._write_state()
 
     def split(self, segment: Segment) -> Segment:
         """Cut the missing part of a segment in two halves; return the later one as a segment of its own."""
@@ -156,14 +158,18 @@ class Partial:
     def sync(self) -> None:
         """Make what is held survive a power loss. Raises OSError (ENOSPC on delayed allocation)."""
         with self._lock:
-            counted = self._packed()
+            counted, version = self._packed(), self._version
         os.fdatasync(self._data)
         aside = f"{self.folder}/.durable.{os.urandom(4).hex()}"
         with open(aside, "wb") as file:
             file.write(counted)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, f"{self.folder}/durable")
+        with self._lock:
+            if version == self._version:
+                os.replace(aside, f"{self.folder}/durable")
+            else:
+                files.discard(aside)  # the copy was begun anew meanwhile: what was counted is no more
 
     def fileno(self) -> int:
         """The descriptor of the data, for readers of the header."""
@@ -176,10 +182,14 @@ class Partial:
         self._open = ()
 
     def leave(self) -> None:
-        """Let go of the files, and of the whole copy if there is nothing in it to go on from."""
-        if self._open and not self.held:
-            files.discard_tree(self.folder)
-        self.close()
+        """Let go of it: what is held is for whoever goes on, at once and not only when this process has ended."""
+        if not self._open:
+            return
+        if self.held:
+            os.rename(self.folder, f"{os.path.dirname(self.folder)}/left.{os.urandom(6).hex()}")
+            self.close()
+        else:
+            self.discard()
 
     def discard(self) -> None:
         """Remove it all: the image is published or worthless."""
@@ -189,6 +199,18 @@ class Partial:
     def _start_hash(self) -> None:
         self._hash = sha256()
         self._hashed = 0
+
+    def _replace_data(self) -> None:
+        files.discard(self.path)
+        fresh = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.dup2(fresh, self._data, inheritable=False)
+        os.close(fresh)
+
+    def _write_state(self) -> None:
+        record = {"version": os.urandom(8).hex(), "origin": self.origin, "private": "yes" if self.private else "no"}
+        record |= {"etag": self.validators.etag, "modified": self.validators.modified, "boot": boot_id()}
+        record["size"] = "" if self.size is None else str(self.size)
+        files.write_record(f"{self.folder}/state", record, 0o600, durable=True)
 
     def _replace_segments(self, segments: list[Segment]) -> None:
         for index, segment in enumerate(segments):
@@ -241,7 +263,9 @@ def owner(folder: str) -> ProcessIdentity | None:
 
 
 def _weight(folder: str) -> int:
-    return sum(s.position - s.start for s in _segments(f"{folder}/progress", UNKNOWN_END, UNKNOWN_END))
+    state = files.read_record(f"{folder}/state") or {}
+    name = "progress" if state.get("boot") == boot_id() else "durable"
+    return sum(s.position - s.start for s in _segments(f"{folder}/{name}", UNKNOWN_END, UNKNOWN_END))
 
 
 def _segments(path: str, held: int, size: int) -> list[Segment]:
@@ -274,25 +298,33 @@ def borrow(root: str, into: Partial) -> int:
     """
     busy = [folder for folder in folders(root) if folder != into.folder and owner(folder) is not None]
     for folder in sorted(busy, key=_weight, reverse=True):
-        state = files.read_record(f"{folder}/state")
-        segments = _segments(f"{folder}/progress", UNKNOWN_END, UNKNOWN_END)
-        if state and segments and state.get("boot") == boot_id():
-            version = _validators(state)
-            into.begin(version, version.size, state.get("origin", ""), private=state.get("private") == "yes")
-            return _copy(f"{folder}/data", into, min(s.position for s in segments if s.start == 0))
+        try:
+            return _borrow_from(folder, into)
+        except (OSError, ValueError):
+            into.begin(Validators(), None, "", private=False)
     return 0
 
 
-def _copy(path: str, into: Partial, length: int) -> int:
-    with open(path, "rb") as file:
-        for block in _blocks(file.fileno(), 0, length):
+def _borrow_from(folder: str, into: Partial) -> int:
+    state = files.read_record(f"{folder}/state")
+    with open(f"{folder}/data", "rb", opener=lambda path, flags: os.open(path, flags | _FLAGS)) as data:
+        if state is None or state.get("boot") != boot_id() or state != files.read_record(f"{folder}/state"):
+            raise ValueError("the copy is being begun anew")
+        origin, private, version = _description(state)
+        held = os.fstat(data.fileno()).st_size
+        segments = _segments(f"{folder}/progress", held, UNKNOWN_END if version.size is None else version.size)
+        if not segments:
+            raise ValueError("nothing is accounted for")
+        into.begin(version, version.size, origin, private=private)
+        for block in _blocks(data.fileno(), 0, min(s.position for s in segments if s.start == 0)):
             into.write(into.segments[0], block)
     return into.position
 
 
-def _validators(state: dict[str, str]) -> Validators:
-    size = state.get("size", "")
-    return Validators(state.get("etag", ""), state.get("modified", ""), int(size) if size.isdecimal() else None)
+def _description(state: dict[str, str]) -> tuple[str, bool, Validators]:
+    size = files.whole_number(state.get("size")) if state.get("size") else None
+    validators = Validators(state.get("etag", ""), state.get("modified", ""), size)
+    return state.get("origin", ""), state.get("private") == "yes", validators
 
 
 def _blocks(fd: int, start: int, end: int) -> Iterator[bytes]:

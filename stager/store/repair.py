@@ -6,7 +6,7 @@ import os
 from hashlib import file_digest
 from typing import TYPE_CHECKING
 
-from stager.errors import StageImageError
+from stager.errors import StageImageError, VerifyFailed
 from stager.store import images
 
 if TYPE_CHECKING:
@@ -25,21 +25,25 @@ def verify(
 
     The text says what was found: `sound`, `sidecar rebuilt`, or what is wrong. Raises nothing for bad images.
     """
+    try:
+        return _checked(layout, digest, recognise)
+    except StageImageError as error:
+        reason = error.message
+    except OSError as error:
+        reason = f"it cannot be read: {error.strerror or error}"
+    return None, f"{reason}; moved to {images.quarantine(layout, digest)}"
+
+
+def _checked(layout: Layout, digest: Digest, recognise: Callable[[int, int], ImageInfo]) -> tuple[StagedImage, str]:
     before = images.lookup(layout, digest)
     path = next((p for p in images.image_files(layout, digest) if os.path.isfile(p) and not os.path.islink(p)), None)
     if path is None:
-        return None, f"no image file; moved to {images.quarantine(layout, digest)}"
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with open(fd, "rb", closefd=False) as file:
-            found = file_digest(file, "sha256").hexdigest()
+        raise VerifyFailed("there is no image file")
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        found = file_digest(file, "sha256").hexdigest()
         if found != digest.hex:
-            return None, f"its sha256 is {found}; moved to {images.quarantine(layout, digest)}"
+            raise VerifyFailed(f"its sha256 is {found}")
         if before is not None:
             return before, "sound"
-        info = recognise(fd, os.fstat(fd).st_size)
-        return images.mend(layout, digest, path, info), "sidecar rebuilt"
-    except StageImageError as error:
-        return None, f"{error.message}; moved to {images.quarantine(layout, digest)}"
-    finally:
-        os.close(fd)
+        info = recognise(file.fileno(), os.fstat(file.fileno()).st_size)
+    return images.mend(layout, digest, path, info), "sidecar rebuilt"

@@ -55,21 +55,16 @@ def is_mounted(layout: Layout, digest: Digest) -> bool:
 def evictable(layout: Layout) -> list[Evictable]:
     """Return the images that nothing uses, the longest unused first."""
     idle = [
-        Evictable(digest, size_of(layout, digest), images.last_used(layout, digest))
+        Evictable(digest, images.size_of(layout, digest), images.last_used(layout, digest))
         for digest in images.digests(layout)
         if not in_use(layout, digest)
     ]
     return sorted(idle, key=lambda image: image.last_used)
 
 
-def size_of(layout: Layout, digest: Digest) -> int:
-    """Return the bytes of an image's files as they are on disk."""
-    return sum(os.lstat(path).st_size for path in images.image_files(layout, digest))
-
-
 def total_size(layout: Layout) -> int:
     """Return the bytes of all published images."""
-    return sum(size_of(layout, digest) for digest in images.digests(layout))
+    return sum(images.size_of(layout, digest) for digest in images.digests(layout))
 
 
 def make_room(layout: Layout, need: int, limits: Limits, evict: Callable[[Evictable], None]) -> None:

@@ -1,0 +1,136 @@
+"""What a leader does: go on where somebody stopped, download, verify, publish, remember, pin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stager.errors import DamagedImage, DigestMismatch, LeaderLost, NotAnImage, OriginUnavailable, PinLost
+from stager.interfaces import Validators
+from stager.store import images, partial, repair
+from stager.store.room import show_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.download import Download
+    from stager.interfaces import ImageInfo, Teller
+    from stager.known import Known
+    from stager.leading import Leadership
+    from stager.store.images import StagedImage
+    from stager.store.memory import Seen
+    from stager.store.partial import Partial
+
+BRIEF_SECONDS = 10.0
+BRIEF_ATTEMPTS = 2
+"""How long to ask an origin that does not answer whether an image is current that is here already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One leader's work.
+
+    `download` makes a download into a partial copy; `offline`: a known image will do if the origin cannot be asked.
+    """
+
+    known: Known
+    download: Callable[[Partial], Download]
+    recognise: Callable[[int, int], ImageInfo]
+    tell: Teller
+    offline: bool
+    trace: Callable[[str], None]
+
+    def run(self, leadership: Leadership) -> StagedImage:
+        """Return the image, published and pinned. Raises StageImageError, OSError."""
+        seen = self.known.seen()
+        held = self.held(seen)
+        if held is not None and held.digest == self.known.expected():
+            return held
+        root = self.known.layout.partials(self.known.key)
+        copy = partial.adopt(root) or partial.Partial(partial.own_folder(root))
+        try:
+            if copy.held == 0:
+                partial.borrow(root, copy)
+            leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
+            return self._settle(self._fetch(copy, leadership, seen if held else None, held))
+        except (NotAnImage, DamagedImage):
+            copy.discard()
+            raise
+        finally:
+            copy.leave()
+
+    def held(self, seen: Seen | None) -> StagedImage | None:
+        """Return the image that the reference meant last time, mended when only its sidecar was bad."""
+        digest = self.known.expected() or (seen.digest if seen else None)
+        if digest is None:
+            return None
+        image = self.known.lookup(digest)
+        if image is None and images.image_files(self.known.layout, digest):
+            image, found = repair.verify(self.known.layout, digest, self.recognise)
+            self.tell.say(f"image {digest.hex[:12]} was not as published: {found}")
+        return image
+
+    def _fetch(self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None) -> StagedImage:
+        asked = self.known.clock.now()
+        if not self._changed(copy, seen, held) and held is not None:
+            return held
+        leadership.phase = "verifying"
+        image, version = self._publish(copy)
+        seconds = self.known.clock.now() - asked
+        rate = f", {show_bytes(image.size / seconds)}/s" if seconds > 0 else ""
+        self.tell.say(f"staged {self.known.reference.name}: {show_bytes(image.size)} in {seconds:.1f} s{rate}")
+        self.known.remember(image.digest, version, asked)
+        return image
+
+    def _changed(self, copy: Partial, seen: Seen | None, held: StagedImage | None) -> bool:
+        """Download unless the origin still has the image that is held, or cannot be asked about it."""
+        asked = self.known.clock.now()
+        version = Validators(seen.etag, seen.modified, seen.size) if seen else None
+        download = self.download(copy)
+        fallback = held is not None and self.offline
+        if fallback:
+            download.policy = replace(download.policy, attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)
+        try:
+            changed = download.run(unless=version)
+        except OriginUnavailable as error:
+            if not fallback:
+                raise
+            self.tell.say(f"{error.message}; using the image known from before")
+            changed = False
+        if not changed and held is not None and version is not None:
+            # Also when nobody answered: those who wait now shall not each find that out for themselves.
+            self.known.remember(held.digest, version, asked)
+        return changed
+
+    def _publish(self, copy: Partial) -> tuple[StagedImage, Validators]:
+        self.trace("fetched")
+        digest = copy.digest()
+        pin = self.known.reference.digest
+        if pin is not None and digest != pin:
+            copy.discard()
+            raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {pin}")
+        info = self.recognise(copy.fileno(), copy.size or 0)
+        self.trace("verified")
+        copy.sync()
+        self.trace("synced")
+        image = images.publish(
+            self.known.layout, copy.path, digest, info, origin=self.known.reference.shown, private=copy.private
+        )
+        self.trace("published")
+        copy.discard()
+        return image, copy.validators
+
+    def _settle(self, image: StagedImage) -> StagedImage:
+        """Return the image the job is pinned to: this one, unless another came first. Raises PinLost."""
+        digest = self.known.expected()
+        if digest is None or digest == image.digest:
+            pinned = self.known.pinned(image)
+            if pinned is not None:
+                return pinned
+            digest = self.known.expected()
+        other = self.known.lookup(digest) if digest else None
+        if other is not None:
+            return other
+        if digest is None:
+            raise LeaderLost("the pin of this job vanished while it was being written")
+        raise PinLost(f"{self.known.scope} is pinned to {digest}, which is gone, and the origin has {image.digest} now")
