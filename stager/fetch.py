@@ -96,9 +96,9 @@ class Fetch:
             if not fallback:
                 raise
             self.tell.say(f"{error.message}; using the image known from before")
-            changed = False
+            # Those who came meanwhile shall not find out for themselves, one after the other, that nobody answers.
+            changed, asked = False, self.known.clock.now()
         if not changed and held is not None and version is not None:
-            # Also when nobody answered: those who wait now shall not each find that out for themselves.
             self.known.remember(held.digest, version, asked)
         return changed
 

@@ -27,7 +27,7 @@ FORMAT_SUFFIXES = {"sif": ".sif", "squashfs": ".sqsh", "erofs": ".erofs"}
 UNMOUNTED = ".stage-image-not-mounted"
 """Lies in the bare mountpoint, so that one look tells whether something is mounted over it."""
 
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+=~,?&-")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+=~,&-")
 
 
 class Layout:
@@ -101,7 +101,8 @@ def warm_name(verb: str, mount: str, runtime: str, text: str) -> str | None:
     """The file name of a warm answer for a reference as typed, or None if it must not be answered warm.
 
     `%` stands for `/`, so names are unique: a text with a `%` of its own, a relative path, or one too long for a file
-    name has none. The shell wrapper makes the same name.
+    name has none. Nor has a URL with a query, which may be signed: a secret is not made a file name. The shell wrapper
+    makes the same name.
     """
     if not text.startswith(("/", "http://", "https://", "file://")) or len(text) > 200 or not _PLAIN.issuperset(text):
         return None

@@ -9,12 +9,11 @@ base/warm/<scope>/<name>, lines `key value` in this order, the record's own mtim
     store     $STAGE_IMAGE_STORE of the caller, may be empty
     boot      the boot it was written in
     until     seconds since boot after which it is void; 0: as long as the job
-    digest, path    of the image; a hard link `twin` lies beside it
-    root      the mountpoint, empty if not mounted
-    leases    where a user of the image leaves a lease;  users: the same for the mount, empty if not mounted
-    runtime   for exec: auto, apptainer, singularity or none;  inside: the runtime that this was found to mean, or empty
-    inode, size, mtime    of the image;  device: st_dev of what is mounted. A shell cannot see them: it compares the
-              image with its twin and its mtime with the record's, and looks whether the mountpoint is bare
+    path      of the image, which tells its digest and where its leases are; a hard link `twin` lies beside it
+    root      the mountpoint, empty if not mounted; its leases are beside it too
+    runtime   for exec the setting and what it was found to mean, as in auto:apptainer or none: (on the host)
+    file      inode, size and mtime of the image and, if mounted, st_dev of the mountpoint. A shell cannot see them: it
+              compares the image with its twin and its mtime with the record's, and looks whether the mountpoint is bare
 """
 
 from __future__ import annotations
@@ -45,11 +44,6 @@ HARMLESS = ("STAGE_IMAGE_PATH", "STAGE_IMAGE_ROOT", "STAGE_IMAGE_DIGEST", "STAGE
 """Variables which do not change what the answer is; with any other STAGE_IMAGE_* the long way is taken."""
 
 RUNTIMES = ("apptainer", "singularity")
-
-KEYS = (
-    *("answer", "store", "boot", "until", "digest", "path", "root", "leases", "users", "runtime", "inside"),
-    *("inode", "size", "mtime", "device"),
-)
 
 
 class Question:
@@ -129,12 +123,55 @@ class Place:
 
 def base(environ: Mapping[str, str]) -> str:
     """Return the directory of ours that holds warm records: the store if it is ours, else our default store."""
-    default = f"/var/tmp/stage-image-{os.geteuid()}"  # noqa: S108: ownership is checked before anything is believed
+    default = f"/var/tmp/stage-image-{os.geteuid()}"  # noqa: S108 - ownership is checked before anything is believed
     store = environ.get("STAGE_IMAGE_STORE", "") or default
     return store if _is_ours(store) else default
 
 
-def answer(question: Question, place: Place) -> dict[str, str] | None:
+class Record:
+    """What a record says; the lines of the file in their order."""
+
+    __slots__ = ("answer", "store", "boot", "until", "path", "root", "runtime", "file")  # noqa: RUF023 - their order
+
+    def __init__(self, *values: str) -> None:
+        self.answer, self.store, self.boot, self.until, self.path, self.root, self.runtime, self.file = values
+
+    def text(self) -> str:
+        """Return the file's content."""
+        return "".join(f"{key} {getattr(self, key)}\n" for key in self.__slots__)
+
+    @property
+    def hex(self) -> str:
+        """The digest's digits."""
+        return os.path.basename(os.path.dirname(self.path))
+
+    @property
+    def inside(self) -> str:
+        """The container runtime that `exec` runs the command in; empty on the host."""
+        return self.runtime.partition(":")[2]
+
+    @property
+    def leases(self) -> list[str]:
+        """The directories where a user of the image, and of the mount, leaves a lease."""
+        image = f"{self.path.rpartition('/images/sha256/')[0]}/leases/{self.hex}"
+        return [image, f"{os.path.dirname(self.root)}/users"] if self.root else [image]
+
+    def command(self, question: Question) -> list[str]:
+        """Return what `exec` becomes."""
+        return [self.inside, "exec", self.path, *question.command] if self.inside else question.command
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return `environ` as a command that runs on the image gets it, on the host or inside of a container."""
+        about = {"STAGE_IMAGE_PATH": self.path, "STAGE_IMAGE_DIGEST": f"sha256:{self.hex}"}
+        rest = {name: value for name, value in environ.items() if name != "STAGE_IMAGE_ROOT"}
+        rest |= about | ({"STAGE_IMAGE_ROOT": self.root} if self.root else {})
+        if self.inside:
+            inside = about | {"STAGE_IMAGE_ROOT": "/"}
+            rest |= {f"{self.inside.upper()}ENV_{name}": value for name, value in inside.items()}
+        return rest
+
+
+def answer(question: Question, place: Place) -> Record | None:
     """Return a record whose every claim holds now, with our lease taken; None if the long way must be gone."""
     path = place.record(question)
     record = _read(path) if path and _is_safe(path) else None
@@ -152,32 +189,6 @@ def answer(question: Question, place: Place) -> dict[str, str] | None:
     return record
 
 
-def command(record: Mapping[str, str], question: Question) -> list[str]:
-    """Return the command that `exec` becomes."""
-    inside = record["inside"]
-    return [inside, "exec", record["path"], *question.command] if inside else question.command
-
-
-def environment(record: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` as a command that runs on the image gets it, on the host or inside of a container."""
-    about = {"STAGE_IMAGE_PATH": record["path"], "STAGE_IMAGE_DIGEST": record["digest"]}
-    rest = {name: value for name, value in environ.items() if name != "STAGE_IMAGE_ROOT"}
-    rest |= about | ({"STAGE_IMAGE_ROOT": record["root"]} if record["root"] else {})
-    if record["inside"]:
-        prefix = f"{record['inside'].upper()}ENV_"
-        rest |= {f"{prefix}{name}": value for name, value in about.items()} | {f"{prefix}STAGE_IMAGE_ROOT": "/"}
-    return rest
-
-
-def meaning(runtime: str) -> str | None:
-    """Return the container runtime that a setting means here and now, empty for the host; None if it is not there."""
-    if runtime == "auto":
-        return next((name for name in RUNTIMES if _is_on_path(name)), "")
-    if runtime in RUNTIMES:
-        return runtime if _is_on_path(runtime) else None
-    return "" if runtime == "none" else None
-
-
 def leave(
     path: str,
     image: StagedImage,
@@ -193,20 +204,17 @@ def leave(
     `runtime` is the setting, for exec only. Leaves nothing where the answer could not be believed. Raises OSError.
     """
     scope, name = path.split("/")[-2:]
-    inside = meaning(runtime) if name.startswith("exec,") else ""
+    meant = _meant(runtime) if name.startswith("exec,") else ""
     make_folders(os.path.dirname(path))
-    if inside is None or not _is_safe(path) or not _is_settled(image):
+    if meant is None or not _is_safe(path) or not _is_settled(image):
         return
     root, users = mount or ("", "")
-    values = (
-        *(f"{scope}/{name}", store, boot_id(), str(until), str(image.digest), image.path, root, leases, users),
-        *(runtime if name.startswith("exec,") else "", inside),
-        *(str(image.inode), str(image.size), str(image.mtime_ns), str(os.lstat(root).st_dev) if root else ""),
-    )
-    if any("\n" in value for value in values):
+    device = os.lstat(root).st_dev if root else ""
+    file = f"{image.inode} {image.size} {image.mtime_ns} {device}"
+    record = Record(f"{scope}/{name}", store, boot_id(), str(until), image.path, root, meant, file)
+    if record.leases != ([leases, users] if root else [leases]) or "\n" in f"{store}{image.path}{root}":
         return
-    text = "".join(f"{key} {value}\n" for key, value in zip(KEYS, values, strict=True))
-    aside = write_aside(path, text, 0o600)
+    aside = write_aside(path, record.text(), 0o600)
     os.utime(aside, ns=(image.mtime_ns, image.mtime_ns))
     os.replace(aside, path)
 
@@ -217,7 +225,7 @@ def forget(layout: Layout, word: str) -> None:
         folder = f"{layout.root}/warm/{scope}"
         for name in _listed(folder):
             record = _read(f"{folder}/{name}")
-            if record is None or word in record.values():
+            if record is None or word in (f"sha256:{record.hex}", record.root):
                 discard(f"{folder}/{name}")
 
 
@@ -228,12 +236,12 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
-def _read(path: str) -> dict[str, str] | None:
+def _read(path: str) -> Record | None:
     """Return a record that is whole: all keys in their order, and every line ended."""
     pairs = [line.partition(" ") for line in (read_text(path) or "").split("\n")]
-    if [key for key, _, _ in pairs] != [*KEYS, ""]:
+    if [key for key, _, _ in pairs] != [*Record.__slots__, ""]:
         return None
-    return {key: value for key, _, value in pairs if key}
+    return Record(*(value for key, _, value in pairs if key))
 
 
 def _is_safe(path: str) -> bool:
@@ -257,12 +265,12 @@ def _is_settled(image: StagedImage) -> bool:
     return time_ns() - image.mtime_ns >= SETTLED_SECONDS * 10**9
 
 
-def _is_current(record: Mapping[str, str], path: str, place: Place) -> bool:
-    if record["answer"] != "/".join(path.split("/")[-2:]):
+def _is_current(record: Record, path: str, place: Place) -> bool:
+    if record.answer != "/".join(path.split("/")[-2:]):
         return False
-    if record["store"] != place.store or record["boot"] != boot_id():
+    if record.store != place.store or record.boot != boot_id():
         return False
-    until = record["until"]
+    until = record.until
     if until == "0":
         return True
     from time import CLOCK_BOOTTIME, clock_gettime
@@ -270,12 +278,21 @@ def _is_current(record: Mapping[str, str], path: str, place: Place) -> bool:
     return until.isascii() and until.isdecimal() and len(until) <= 15 and clock_gettime(CLOCK_BOOTTIME) < int(until)
 
 
-def _is_as_pinned(record: Mapping[str, str], question: Question) -> bool:
-    return "@sha256:" not in question.text or question.text.rpartition("@")[2] == record["digest"]
+def _is_as_pinned(record: Record, question: Question) -> bool:
+    return "@sha256:" not in question.text or question.text.rpartition("@")[2] == f"sha256:{record.hex}"
 
 
-def _means_the_same(record: Mapping[str, str], question: Question) -> bool:
-    return question.verb != "exec" or meaning(record["runtime"]) == record["inside"]
+def _means_the_same(record: Record, question: Question) -> bool:
+    return question.verb != "exec" or _meant(record.runtime.partition(":")[0]) == record.runtime
+
+
+def _meant(runtime: str) -> str | None:
+    """Return `setting:runtime`, the latter empty for the host; None if the setting's runtime is not there."""
+    if runtime == "auto":
+        return f"auto:{next((name for name in RUNTIMES if _is_on_path(name)), '')}"
+    if runtime in RUNTIMES and _is_on_path(runtime):
+        return f"{runtime}:{runtime}"
+    return "none:" if runtime == "none" else None
 
 
 def _is_on_path(name: str) -> bool:
@@ -283,33 +300,32 @@ def _is_on_path(name: str) -> bool:
     return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in found)
 
 
-def _leased(record: Mapping[str, str], mine: Lease) -> bool:
+def _leased(record: Record, mine: Lease) -> bool:
     try:
-        for folder in (record["leases"], record["users"]):
-            if folder:
-                lease.acquire(folder, mine)
+        for folder in record.leases:
+            lease.acquire(folder, mine)
     except OSError:
         return False
     return True
 
 
-def _image_holds(record: Mapping[str, str]) -> bool:
+def _image_holds(record: Record) -> bool:
     try:
-        status = os.lstat(record["path"])
+        status = os.lstat(record.path)
     except OSError:
         return False
-    seen = (str(status.st_ino), str(status.st_size), str(status.st_mtime_ns))
+    seen = [str(status.st_ino), str(status.st_size), str(status.st_mtime_ns)]
     regular = status.st_mode & 0o170000 == 0o100000 and is_trusted(status)
-    return regular and seen == (record["inode"], record["size"], record["mtime"])
+    return regular and seen == record.file.split(" ")[:3]
 
 
-def _mount_holds(record: Mapping[str, str], question: Question) -> bool:
+def _mount_holds(record: Record, question: Question) -> bool:
     """Whether the mount is the recorded one, and whoever would unmount it has not begun to: `ready` goes first."""
-    root = record["root"]
+    root = record.root
     if not root:
         return question.verb != "mount"
     try:
-        same = str(os.lstat(root).st_dev) == record["device"]
+        same = str(os.lstat(root).st_dev) == record.file.split(" ")[-1]
     except OSError:
         return False
     ready = f"{os.path.dirname(root)}/ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from stager import collect, filesystem, mounts
@@ -54,13 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
         findings += [_store(layout), _space(node, layout), *_leftovers(node, fix=arguments.fix), *_quarantine(layout)]
     findings += [
         Finding(found.name, ok=found.ok, detail=found.detail, remedy=found.remedy)
-        for found in mounts.capabilities(node.root)
+        for found in mounts.capabilities(_existing(node.root))
     ]
     if arguments.json:
         write_json([vars(finding) for finding in findings])
     else:
         _print(findings)
     return failure
+
+
+def _existing(path: str) -> str:
+    return path if os.path.isdir(path) else _existing(os.path.dirname(path))
 
 
 def _print(findings: list[Finding]) -> None:

@@ -10,7 +10,7 @@ from stager import warm
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stager.interfaces import Teller
-    from stager.warm import Place, Question
+    from stager.warm import Place, Question, Record
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def _warm(question: Question) -> int | None:
         return None
 
 
-def _followed(question: Question, place: Place) -> dict[str, str] | None:
+def _followed(question: Question, place: Place) -> Record | None:
     from stager.clock import SystemClock
     from stager.errors import InvalidReference
     from stager.reference import parse
@@ -66,16 +66,16 @@ def _teller(subject: str) -> Teller:
     return teller(subject, quiet=(from_environ(os.environ).local_rank or 0) > 0)
 
 
-def _give(question: Question, record: dict[str, str]) -> int:
+def _give(question: Question, record: Record) -> int:
     """Print the answer, or become the command. Raises OSError: the long way says better what is wrong with stdout."""
     if question.verb != "exec":
-        os.write(1, os.fsencode(record["path" if question.verb == "path" else "root"] + "\n"))
+        os.write(1, os.fsencode((record.path if question.verb == "path" else record.root) + "\n"))
         return 0
     from stager.errors import StageImageError
     from stager.process import become
 
     try:
-        become(warm.command(record, question), warm.environment(record, os.environ))
+        become(record.command(question), record.environment(os.environ))
     except StageImageError as error:
         from stager.cli.boundary import report
 

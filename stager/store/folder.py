@@ -13,6 +13,9 @@ CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Images staged by 
 """Cache Directory Tagging Specification, https://bford.info/cachedir/: backup programs skip the directory."""
 
 
+OWN = ("partial", "locks", "pins", "warm", "failures", "quarantine")
+"""Folders of root's store that are nobody else's business; the others are there for every user to read."""
+
 SHARED_MODE = 0o1777
 """Of the directories of leases in root's store: anybody may add, only the owner (and root) may take away."""
 
@@ -130,7 +133,7 @@ def _make_folder(path: str) -> None:
     if os.path.lexists(path):
         return
     try:
-        os.mkdir(path, 0o755 if os.geteuid() == 0 else 0o700)
+        os.mkdir(path, 0o755 if os.geteuid() == 0 and os.path.basename(path) not in OWN else 0o700)
     except FileExistsError:
         return
 
