@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import COMMAND, Tasks, all_end, image, published, told, until
+from tests.support.tasks import COMMAND, ROOT, Tasks, all_end, image, published, told, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +121,20 @@ def test_a_task_started_in_the_background_by_sh_is_not_hit_by_ctrl_c(tmp_path: P
             task.send(signal.SIGHUP)
         stall.go.set()
         all_end([leader, waiter])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_python_still_imports(tmp_path: Path, number: signal.Signals) -> None:
+    """Seconds, where Python lies on a busy shared file system."""
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "filelock.py").write_text("import sys, time\nprint('importing', file=sys.stderr)\ntime.sleep(60)\n")
+    with Tasks(tmp_path, PYTHONPATH=f"{slow}:{ROOT}") as tasks:
+        task = tasks.start("http://127.0.0.1:1/tool.sqsh")
+        task.says("importing")
+        task.send(number)
+        assert task.done(10) == -number
+        assert task.err == "importing\n"
 
 
 def test_while_it_waits_to_try_again(tmp_path: Path) -> None:
