@@ -6,12 +6,13 @@ import json
 import os
 import re
 import socket
+from select import select
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import COMMAND, Tasks, all_end, image, published, told
+from tests.support.tasks import COMMAND, PATIENCE, Tasks, all_end, image, published, told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +89,8 @@ def test_a_terminal_gets_a_bar_and_the_pipe_only_the_path(tmp_path: Path, store_
             command = f'exec "$@" {url} 2> {os.ttyname(slave)}'
             task = tasks.start(command, "sh", *COMMAND, program=("sh", "-c"))
             seen = b""
-            while "tool.sqsh" not in seen.decode("utf-8", "replace"):
+            while b"tool.sqsh" not in seen:
+                assert select([master], [], [], PATIENCE)[0], seen
                 seen += os.read(master, 4096)
             assert task.done() == 0
             assert task.out == f"{published(store_path, content)}\n"
