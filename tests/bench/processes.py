@@ -126,6 +126,15 @@ class Outputs:
             os.close(file)
 
 
+def cpu_of(pids: Sequence[int]) -> float:
+    """Return the CPU seconds that living processes have used so far, without their children (proc_pid_schedstat(5))."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            total += int(file.read().split()[0])
+    return total / 1e9
+
+
 def holders(pids: Sequence[int], suffix: str) -> int:
     """Return how many of these processes have a file open whose name ends so."""
     return sum(_holds(pid, suffix) for pid in pids)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stager.layout import Layout
 from stager.reference import Digest
 from tests.bench.ground import MIB
-from tests.bench.processes import Failed, Outputs, holders
+from tests.bench.processes import Failed, Outputs, cpu_of, holders
 from tests.bench.samples import Goal, Sample, interleaved
 from tests.bench.table import Row, show
 from tests.bench.warm import EXEC
@@ -31,11 +31,15 @@ DATE = ("/bin/date", "+%s.%N")
 
 @dataclass(frozen=True)
 class Release:
-    """Seconds from the image's publication to the answers of its leader and of each waiter; CPU seconds of all."""
+    """Seconds from the image's publication to the answers of its leader and of each waiter.
+
+    `waiting` and `release` are the CPU seconds of all waiters: until the last one waited, and from then on.
+    """
 
     leader: float
     waiters: Sequence[float]
-    cpu: float
+    waiting: float
+    release: float
 
 
 def rows(ground: Ground) -> list[Row]:
@@ -57,7 +61,7 @@ def rows(ground: Ground) -> list[Row]:
                 against=f"{count} shells that wait for a FIFO and do the same",
                 reference=_last(shells),
                 goal=GOAL,
-                notes=_notes(commands),
+                notes=(*_notes(commands), f"CPU of a shell from its release to its end: {_release_of(shells)}"),
             ),
         ]
     return found
@@ -67,14 +71,21 @@ def _last(releases: list[Release]) -> Sample:
     return Sample([max(one.waiters) for one in releases])
 
 
+def _release_of(releases: list[Release]) -> str:
+    return show(Sample([one.release / len(one.waiters) for one in releases]).median, "s")
+
+
 def _notes(releases: list[Release]) -> tuple[str, ...]:
     leader = Sample([one.leader for one in releases]).median
     middle = Sample([Sample(one.waiters).median for one in releases]).median
-    cpu = Sample([one.cpu for one in releases]).median
-    count = len(releases[0].waiters)
+    count, cores = len(releases[0].waiters), os.cpu_count() or 1
+    waiting = Sample([one.waiting for one in releases]).median / count
+    release = Sample([one.release for one in releases]).median / count
+    least = show(release * count / cores, "s")
     return (
         f"the leader itself has it after {show(leader, 's')}, half of the waiters after {show(middle, 's')}",
-        f"CPU of a waiter, from its start to its end: {show(cpu / count, 's')}, on {os.cpu_count()} cores",
+        f"CPU of a waiter: {show(waiting, 's')} until it waits, {show(release, 's')} from its release to its end",
+        f"of the latter, all {count} on {cores} cores make {least}, which no order of events can shorten",
     )
 
 
@@ -94,13 +105,14 @@ def _release(ground: Ground, count: int, command: Command) -> Release:
         _until(stall.reached.is_set, "the leader to download")
         waiters = list(start)
         _until(lambda: holders(waiters, ".wake") == count, f"{count} tasks to wait")
+        waiting = cpu_of(waiters)
         stall.go.set()
         ended = [ground.launcher.wait(pid, begun) for pid in (leader, *waiters)]
         ground.launcher.check(ended, words)
         outputs.check(_is_date if command else _is_path)
         published = _published(job["STAGE_IMAGE_STORE"], image)
         first, *others = (when - published for when in _moments(outputs, printed=bool(command)))
-    return Release(first, others, sum(one.cpu for one in ended[1:]))
+    return Release(first, others, waiting, sum(one.cpu for one in ended[1:]) - waiting)
 
 
 def _shells(ground: Ground, count: int) -> Release:
@@ -114,12 +126,13 @@ def _shells(ground: Ground, count: int) -> Release:
             begun = time.perf_counter()
             pids = [ground.launcher.start(("/bin/sh", "-c", script), stdout=out) for out in outputs.files]
             _until(lambda: holders(pids, "/fifo") == count, f"{count} shells to wait")
+            waiting = cpu_of(pids)
             released = time.time()
             os.close(keeper)
             keeper = -1
             ended = [ground.launcher.wait(pid, begun) for pid in pids]
             delays = [when - released for when in _moments(outputs, printed=True)]
-            return Release(0.0, delays, sum(one.cpu for one in ended))
+            return Release(0.0, delays, waiting, sum(one.cpu for one in ended) - waiting)
     finally:
         if keeper >= 0:
             os.close(keeper)

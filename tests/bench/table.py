@@ -20,8 +20,8 @@ PAGE = """\
 # Benchmarks
 
 Every number is a ratio to something that everybody knows, measured in one run on one machine, in turns (A B A B …), as
-the median of its rounds. `tox -e bench` prints the same table for another machine: as root, on a quiet one. What a goal
-leaves out of sight stands below the table.
+the median of its rounds. `tox -e bench` prints the same table for another machine: as root, on a quiet one. The notes
+below the table say what each number is made of.
 
 {machine}
 
