@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 PAYS_BYTES = 256 << 20
 PAYS_SECONDS = 10.0
+SHARE_BYTES = 64 << 20
+"""What another stream has left is shared with a stream that is done, down to here."""
 JUDGE_SECONDS = 3.0
 """Between two decisions about another stream: TCP needs a moment to come up to speed."""
 GAIN = 1.15
@@ -142,8 +144,8 @@ class Download:
             if not looked and segment.position >= LOOK_BYTES:
                 looked = True
                 self.look(self.partial)
-            if self.streams > 1 and stream.ranges and segment in self.partial.segments[:1]:
-                self._consider_another_stream(segment)
+            if self.streams > 1 and stream.ranges:
+                self._consider_another_stream()
         if segment.end == UNKNOWN_END:
             self.partial.finish()
         elif segment.missing:
@@ -153,11 +155,16 @@ class Download:
         open_ends = [s for s in self.partial.segments if s.missing > 0]
         if not open_ends or all(not thread.is_alive() for thread in self._extra):
             return open_ends[0] if open_ends else None
+        if self._largest().missing >= SHARE_BYTES:
+            return self.partial.split(self._largest())
         for thread in self._extra:
             thread.join()
         return self._next_segment()
 
-    def _consider_another_stream(self, segment: Segment) -> None:
+    def _largest(self) -> Segment:
+        return max(self.partial.segments, key=lambda segment: segment.missing)
+
+    def _consider_another_stream(self) -> None:
         now, held = self.clock.now(), self.partial.held
         since, before = self._judged
         if not since:
@@ -165,14 +172,15 @@ class Download:
         elif now - since >= JUDGE_SECONDS:
             rate = (held - before) / (now - since)
             self._judged = (now, held)
-            if self._pays(segment, rate):
+            if self._pays(rate):
                 self._rate = rate
-                self._add_stream(self.partial.split(segment))
+                self._add_stream(self.partial.split(self._largest()))
             else:
                 self.streams = 1
 
-    def _pays(self, segment: Segment, rate: float) -> bool:
-        enough = segment.missing >= PAYS_BYTES and segment.missing >= rate * PAYS_SECONDS
+    def _pays(self, rate: float) -> bool:
+        missing = sum(segment.missing for segment in self.partial.segments)
+        enough = missing >= PAYS_BYTES and missing >= rate * PAYS_SECONDS
         return enough and rate >= self._rate * GAIN and len(self._extra) + 1 < self.streams
 
     def _add_stream(self, segment: Segment) -> None:
@@ -199,6 +207,8 @@ class Download:
             stream.close()
 
     def _end_extra_streams(self) -> None:
+        if not self._extra:
+            return
         self._stop.set()
         for stream in self._streams:
             stream.close()

@@ -98,10 +98,10 @@ class _Patience:
         error, left = _error_of(state), self._left
         if state.attempt_number >= self._policy.attempts or left <= 0:
             return True
-        if state.upcoming_sleep > left:
-            _add(error, f"it asks us to come back in {state.upcoming_sleep:.0f} s, and we give up in {left:.0f} s")
-            return True
-        return False
+        asked = error.retry_after or 0.0
+        if asked > left:
+            _add(error, f"it asks us to come back in {asked:.0f} s, and we give up in {left:.0f} s")
+        return asked > left
 
 
 def _error_of(state: RetryCallState) -> StageImageError:

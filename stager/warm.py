@@ -189,7 +189,7 @@ def answer(question: Question, place: Place) -> Record | None:
     return record
 
 
-def leave(
+def leave(  # noqa: PLR0913 - each is one line of the record
     path: str,
     image: StagedImage,
     *,
@@ -205,7 +205,7 @@ def leave(
     """
     scope, name = path.split("/")[-2:]
     meant = _meant(runtime) if name.startswith("exec,") else ""
-    make_folders(os.path.dirname(path))
+    _make_scope(os.path.dirname(path))
     if meant is None or not _is_safe(path) or not _is_settled(image):
         return
     root, users = mount or ("", "")
@@ -217,6 +217,16 @@ def leave(
     aside = write_aside(path, record.text(), 0o600)
     os.utime(aside, ns=(image.mtime_ns, image.mtime_ns))
     os.replace(aside, path)
+
+
+def _make_scope(folder: str) -> None:
+    # For us alone: the names are references, and a signed URL is a secret.
+    if not os.path.isdir(folder):
+        make_folders(os.path.dirname(folder))
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            return
 
 
 def forget(layout: Layout, word: str) -> None:
@@ -238,10 +248,12 @@ def _listed(folder: str) -> list[str]:
 
 def _read(path: str) -> Record | None:
     """Return a record that is whole: all keys in their order, and every line ended."""
-    pairs = [line.partition(" ") for line in (read_text(path) or "").split("\n")]
-    if [key for key, _, _ in pairs] != [*Record.__slots__, ""]:
+    text = read_text(path) or ""
+    pairs = [line.partition(" ") for line in text.split("\n")]
+    if [key for key, _, _ in pairs] != [*Record.__slots__, ""] or "\0" in text:
         return None
-    return Record(*(value for key, _, value in pairs if key))
+    record = Record(*(value for key, _, value in pairs if key))
+    return record if "/images/sha256/" in record.path else None
 
 
 def _is_safe(path: str) -> bool:
@@ -325,8 +337,9 @@ def _mount_holds(record: Record, question: Question) -> bool:
     if not root:
         return question.verb != "mount"
     try:
-        same = str(os.lstat(root).st_dev) == record.file.split(" ")[-1]
+        status = os.lstat(root)
     except OSError:
         return False
+    same = status.st_mode & 0o170000 == 0o040000 and str(status.st_dev) == record.file.split(" ")[-1]
     ready = f"{os.path.dirname(root)}/ready"
     return same and os.path.isfile(ready) and not os.path.lexists(f"{root}/{UNMOUNTED}")

@@ -21,11 +21,11 @@ def main(argv: list[str] | None = None) -> int:
             code = _warm(question)
             if code is not None:
                 return code
-    except KeyboardInterrupt:
-        return _interrupted()
-    from stager.cli.full import run
+        from stager.cli.full import run
 
-    return run(words)
+        return run(words)
+    except KeyboardInterrupt:  # not yet, or no longer, in the hands of boundary.guarded
+        return _interrupted()
 
 
 def _warm(question: Question) -> int | None:

@@ -288,12 +288,6 @@ def test_closing_a_tls_stream_from_another_thread(certificate: Certificate) -> N
     assert ["given up" in str(error) for error in ends] == [True]
 
 
-def test_https_at_a_port_for_http(origin: Origin) -> None:
-    with pytest.raises(OriginUnavailable) as caught:
-        HttpSource(origin.url("/a").replace("http:", "https:"), settings=HttpSettings()).open()
-    assert "TLS failed" in caught.value.message
-
-
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_unusable_authorities(tmp_path: Path, origin: Origin, content: str | None) -> None:
     path = tmp_path / "ca.pem"

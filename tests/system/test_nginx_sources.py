@@ -134,6 +134,14 @@ def test_refusals(tmp_path: Path, body: bytes) -> None:
             at(nginx, "/empty").open()
 
 
+def test_https_at_a_port_for_http(tmp_path: Path) -> None:
+    with Nginx(tmp_path) as nginx:
+        source = HttpSource(nginx.url("/x.sif").replace("http:", "https:"), settings=SETTINGS)
+        with pytest.raises(OriginUnavailable, match=f"cannot talk to {nginx.host}: TLS failed") as caught:
+            source.open()
+    assert not caught.value.retryable
+
+
 def test_gzip_that_nobody_asked_for(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "y.sif").write_bytes(gzip.compress(body))
     with Nginx(tmp_path, locations="location /y.sif { add_header Content-Encoding gzip; }") as nginx:
