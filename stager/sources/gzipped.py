@@ -22,15 +22,12 @@ def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         packed = piece
         while packed:
-            while True:
-                plain = decoder.decompress(packed, LARGEST)
-                packed = decoder.unconsumed_tail
-                if plain:
-                    yield plain
-                # A full piece may have left more behind inside the decoder, with no input to show for it.
-                if not packed and len(plain) < LARGEST:
-                    break
-            whole = decoder.eof
+            plain = decoder.decompress(packed, LARGEST)
+            if plain:
+                yield plain
+            # Output that is held back needs no input to come out, but some input always follows: a member ends in
+            # its checksum.
+            packed, whole = decoder.unconsumed_tail, decoder.eof
             if whole:
                 packed, decoder = decoder.unused_data, _decoder()
     if not whole:

@@ -104,10 +104,12 @@ def test_another_version_starts_over(image: Path, change: object) -> None:
     after.close()
 
 
-def test_unchanged(image: Path) -> None:
+def test_unchanged_leaves_no_descriptor(image: Path) -> None:
     before = opened(image)
     before.close()
+    descriptors = os.listdir("/proc/self/fd")
     assert FileSource(str(image)).open(unless=before.validators) is None
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 
 @pytest.mark.parametrize("content", [b"short", BODY + b"more", BODY[::-1]])
