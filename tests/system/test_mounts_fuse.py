@@ -18,6 +18,7 @@ from stager.interfaces import ImageInfo, Partition
 from stager.mounts import fuse, linux, server
 from stager.mounts.fuse import FuseMounter, is_dead
 from stager.mounts.fuse_setting import FuseSetting, of_environment, setuid_obstacle
+from stager.mounts.loop import LoopMounter
 from stager.process import ProcessIdentity
 from tests.support import image_factory as factory
 from tests.support import mounting
@@ -357,6 +358,41 @@ def test_a_server_that_mounts_and_dies(image: Path, mountpoint: Path, monkeypatc
     monkeypatch.setattr(server.Server, "has_mounted", and_dies)
     with pytest.raises(MountFailed, match="squashfuse_ll died as soon as it had mounted"):
         FuseMounter().mount(str(image), described(image), str(mountpoint))
+    assert linux.mounted(str(mountpoint)) is None
+
+
+def test_a_server_may_go_on_complaining(tmp_path: Path, image: Path, tree: Path, mountpoint: Path) -> None:
+    """Nobody reads its stderr any more once it has mounted."""
+    script = f"""
+"$real" "$@" &
+while ! test -e {tmp_path}/go; do sleep 0.01; done
+echo late >&2
+touch {tmp_path}/survived
+wait $!
+"""
+    way = FuseMounter(setting=pretend(tmp_path, script))
+    report = way.mount(str(image), described(image), str(mountpoint))
+    try:
+        (tmp_path / "go").touch()
+        while not (tmp_path / "survived").exists():
+            assert ProcessIdentity.of(report.server) is not None, "it died of its complaint"
+            time.sleep(0.01)
+        assert content(mountpoint) == content(tree)
+    finally:
+        way.unmount(str(mountpoint))
+    assert gone(report.server)
+
+
+@pytest.mark.needs("loop")
+def test_a_mount_upon_another_is_waited_for(image: Path, mountpoint: Path) -> None:
+    LoopMounter().mount(str(image), described(image), str(mountpoint))
+    try:
+        FuseMounter().mount(str(image), described(image), str(mountpoint))
+        upper = linux.mounted(str(mountpoint))
+        assert upper is not None
+        assert upper.fstype == "fuse.squashfuse_ll"
+    finally:
+        FuseMounter().unmount(str(mountpoint))
     assert linux.mounted(str(mountpoint)) is None
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stager import mounts
-from stager.errors import MountUnavailable
-from stager.mounts import device, loop
+from stager.errors import MountFailed, MountUnavailable
+from stager.mounts import device, linux, loop
 from stager.mounts.device import LoopDevice, Stretch, attach
 from stager.mounts.loop import LoopMounter
 from tests.support import image_factory as factory
@@ -133,6 +133,37 @@ def test_ordinary_users_are_told_at_once(public_path: Path) -> None:
     assert obstacle == "loop devices need root"
     assert why == "no loop device is to be had: /dev/loop-control: Permission denied"
     assert ways == ["fuse"]
+
+
+def test_sectors_stay_small_where_that_does(tmp_path: Path) -> None:
+    on_disk(tmp_path)
+    image = padded(tmp_path / "x.sqsh", factory.minimal_squashfs())
+    with image.open("rb") as file:
+        taken = attach(file.fileno(), Stretch(0, 4096, str(image)), FakeClock())
+        try:
+            sectors = Path(f"/sys/block/{Path(taken.path).name}/queue/logical_block_size").read_text()
+            assert taken.direct_io
+        finally:
+            taken.close()
+    assert int(sectors) == loop.sector_size(os.stat(image).st_dev)
+
+
+@needs_squashfs
+def test_a_kernel_that_reads_squashfs_by_4_kib(
+    tmp_path: Path, tree: Path, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a one (CONFIG_SQUASHFS_4K_DEVBLK_SIZE) fails behind the last whole 4 KiB."""
+
+    def fail(*args: str, data: str = "") -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(linux, "mount", fail)
+    image = factory.squashfs(tmp_path / "x.sqsh", tree)
+    with pytest.raises(MountFailed, match="the kernel refuses the squashfs: Input/output error"):
+        LoopMounter().mount(str(image), described(image), str(mountpoint))
+    os.truncate(image, image.stat().st_size + 1024)
+    with pytest.raises(MountUnavailable, match="not padded to 4096 bytes"):
+        LoopMounter().mount(str(image), described(image), str(mountpoint))
 
 
 UNKNOWN = 0x4CFE

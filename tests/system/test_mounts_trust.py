@@ -141,6 +141,27 @@ def test_what_is_put_in_the_images_place_meanwhile_is_not_mounted(
         way.unmount(str(mountpoint))
 
 
+@pytest.mark.parametrize("way", [LoopMounter(), ErofsMounter()], ids=lambda way: way.kind)
+def test_what_is_put_in_the_mountpoints_place_meanwhile_is_not_mounted_on(
+    tmp_path: Path, mountpoint: Path, way: Mounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, victim, mount = image_for(way, tmp_path), tmp_path / "etc", linux.mount
+    victim.mkdir()
+
+    def swap_and_mount(source: str, target: str, fstype: str, *, data: str = "") -> None:
+        mountpoint.rename(tmp_path / "moved")
+        mountpoint.symlink_to(victim)
+        mount(source, target, fstype, data=data)
+
+    monkeypatch.setattr(linux, "mount", swap_and_mount)
+    way.mount(str(image), described(image), str(mountpoint))
+    try:
+        assert linux.mounted(str(victim)) is None
+        assert linux.mounted(str(tmp_path / "moved")) is not None
+    finally:
+        way.unmount(str(tmp_path / "moved"))
+
+
 @pytest.mark.needs("user-switch")
 def test_a_user_may_mount_what_he_can_write(public_path: Path) -> None:
     image = padded(public_path / "image", factory.minimal_squashfs())
