@@ -49,9 +49,10 @@ format, size, compression, architecture and partitions.
 | what | owner | mode |
 |------|-------|------|
 | a user's store | the user | 0700 |
-| root's store, which all users may read | root | 0755 |
+| root's store, which all users may read | root | 0755, and the way there is root's |
+| `partial`, `locks`, `pins`, `warm`, `failures`, `quarantine` | as the store | 0700 |
 | an image | as the store | 0444; 0400 if credentials were needed, or other users may not read the origin's file |
-| in root's store, directories of leases | root | 1777: everybody may add a lease, nobody remove another's |
+| in root's store, `leases/<hex>` and `users` | root | 1777: everybody may add a lease, nobody remove another's |
 """
 
 SAFE = """

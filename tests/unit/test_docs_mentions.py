@@ -7,6 +7,7 @@ import ast
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ SPAN = re.compile(r"`([^`\n]+)`")
 CALL = re.compile(r"(?<![\w.-])stage-image +([^\n]+)")
 VARIABLE = re.compile(r"STAGE_IMAGE_[A-Z_]*[A-Z]")
 EVERYWHERE = {"--help", "--version"}
+OPTIONS = known_options()
 
 
 def calls(text: str) -> Iterator[list[str]]:
@@ -49,19 +51,18 @@ def words_of(lexer: shlex.shlex) -> Iterator[str]:
         return
 
 
-def wrong(words: list[str], known: dict[str, set[str]]) -> set[str]:
+def wrong(words: list[str]) -> set[str]:
     """Return what does not exist of a call: the verb, or options of it."""
     if words and re.fullmatch("[a-z]+", words[0]) and words[0] not in VERBS:
         return {words[0]}
     verb = words[0] if words and words[0] in VERBS else "path"
     options = {word.partition("=")[0] for word in words if word.startswith("--")}
-    return options - known[verb] - EVERYWHERE
+    return options - OPTIONS[verb] - EVERYWHERE
 
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_call_is_understood(page: str) -> None:
-    known = known_options()
-    found = {" ".join(words): bad for words in calls(TEXTS[page]) if (bad := wrong(words, known))}
+    found = {" ".join(words): bad for words in calls(TEXTS[page]) if (bad := wrong(words))}
     assert found == {}
 
 
@@ -73,13 +74,13 @@ def test_the_pages_show_every_verb() -> None:
 @pytest.mark.parametrize("line", ["lst", "list --nope", "--nope REF", "exec --json REF -- x", "REF --jsn | head"])
 def test_the_ruler_sees_what_is_wrong(line: str) -> None:
     (words,) = calls(f"`stage-image {line}`")
-    assert wrong(words, known_options())
+    assert wrong(words)
 
 
 @pytest.mark.parametrize("line", ["list --json", "exec --mount=loop REF -- ls --all", "REF > x --nope", "prune --help"])
 def test_the_ruler_passes_what_is_right(line: str) -> None:
     (words,) = calls(f"```sh\n$(stage-image {line}\n```")
-    assert not wrong(words, known_options())
+    assert not wrong(words)
 
 
 def test_every_variable_exists() -> None:
@@ -123,6 +124,7 @@ def test_every_exit_code_exists() -> None:
     assert {(page, code) for page, code in shown if code not in CODES | {0}} == set()
 
 
+@cache
 def messages() -> list[str]:
     """Return every text of the code, with … where something is put in."""
     files = [*(ROOT / "stager").rglob("*.py"), Path(argparse.__file__)]
