@@ -1,0 +1,240 @@
+"""The warm path: what it understands, and that one thing which is not as recorded sends it the long way.
+
+The shell wrapper reads the same records and is held to the same decisions, but for what a shell cannot see.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import pytest
+
+from stager import warm
+from stager.cli.main import main
+from stager.config import KEYS, SITE_VARIABLE
+from stager.layout import _PLAIN, UNMOUNTED, Layout
+from stager.process import session_leader
+from tests.support.warm_scene import CLI, FORMS, JOB, REFERENCE, WRAPPER, apply, faults, program, set_up, shells
+
+if TYPE_CHECKING:
+    from stager.warm import Question
+
+SHELL = next(iter(shells()))
+SINGLE = [(verb, fault) for verb in FORMS for fault, what in faults(verb).items() if verb == "path" or what.verb]
+
+TEST_SWITCHES = {"STAGE_IMAGE_TEST_NO_LOCKS", "STAGE_IMAGE_TEST_CRASH_AT", "STAGE_IMAGE_TEST_STOP_AT"}
+
+
+@pytest.mark.parametrize("verb", FORMS)
+def test_what_was_recorded_is_answered(tmp_path: Path, verb: str) -> None:
+    scene = set_up(tmp_path, verb)
+    assert scene.by_python() == scene.answer
+    assert scene.by_wrapper(SHELL) == scene.answer
+
+
+@pytest.mark.parametrize(("verb", "fault"), SINGLE)
+def test_one_fault_is_enough(tmp_path: Path, verb: str, fault: str) -> None:
+    scene = set_up(tmp_path, verb)
+    apply(scene, {fault})
+    unseen = faults(verb)[fault].unseen
+    assert scene.by_python() == (scene.answer if unseen == "python" else CLI)
+    assert scene.by_wrapper(SHELL) == (scene.answer if unseen == "shell" else CLI)
+
+
+@pytest.mark.parametrize(
+    ("line", "question"),
+    [
+        ("/a", ("path", "/a", "", "", [])),
+        ("list", ("path", "list", "", "", [])),
+        ("mount /a", ("mount", "/a", "", "", [])),
+        ("mount --mount=fuse /a", ("mount", "/a", "fuse", "", [])),
+        ("mount /a --mount=fuse", ("mount", "/a", "fuse", "", [])),
+        ("mount --mount=fuse --mount=loop /a", ("mount", "/a", "loop", "", [])),
+        ("exec /a -- b", ("exec", "/a", "", "", ["b"])),
+        ("exec /a -- b -c -- --mount=d", ("exec", "/a", "", "", ["b", "-c", "--", "--mount=d"])),
+        ("exec --runtime=none /a --mount=loop -- b", ("exec", "/a", "loop", "none", ["b"])),
+        ("", None),
+        ("-h", None),
+        ("--mount=loop /a", None),
+        ("path /a", None),
+        ("/a --json", None),
+        ("/a /b", None),
+        ("mount", None),
+        ("mount /a /b", None),
+        ("mount --mount loop /a", None),
+        ("mount --mount= /a", None),
+        ("mount --mount=a,b /a", None),
+        ("mount --runtime=none /a", None),
+        ("mount -- /a", None),
+        ("mount /a --retry", None),
+        ("exec /a", None),
+        ("exec /a --", None),
+        ("exec -- b", None),
+        ("exec /a b", None),
+        ("exec /a --json -- b", None),
+    ],
+)
+def test_command_lines(line: str, question: tuple[object, ...] | None) -> None:
+    found = warm.parse(line.split())
+    assert found is None or (found.verb, found.text, found.mount, found.runtime, found.command) == question
+    assert (found is None) == (question is None)
+
+
+def test_a_question_of_two_words_is_not_one_of_one_word() -> None:
+    assert warm.parse(["/a", ""]) is None
+    assert warm.parse(["mount", "", "/a"]) is None
+
+
+@pytest.mark.parametrize("name", ["STAGE_IMAGE_OFFLINE", "STAGE_IMAGE_NONSENSE", "STAGE_IMAGE_CONFIG"])
+def test_any_setting_takes_the_long_way(name: str) -> None:
+    assert not warm.is_plain({name: ""})
+    assert warm.is_plain(dict.fromkeys(warm.HARMLESS, "x") | {"STAGE": "x", "PATH": ""})
+
+
+def test_a_record_holds_until_its_time(tmp_path: Path) -> None:
+    scene = set_up(tmp_path)
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    for until, answer in ((now + 60, scene.answer), (now, CLI), (0, scene.answer)):
+        scene.rewrite("until", str(until))
+        assert scene.by_python() == answer
+        assert scene.by_wrapper(SHELL) == answer
+
+
+def test_a_pinned_reference_is_answered_by_its_image_only(tmp_path: Path) -> None:
+    pinned = set_up(tmp_path / "a", text=f"{REFERENCE}@{set_up(tmp_path / 'b').image.digest}")
+    assert pinned.by_python() == pinned.by_wrapper(SHELL) == pinned.answer
+    other = set_up(tmp_path / "c", text=f"{REFERENCE}@sha256:{'0' * 64}")
+    assert other.by_python() == other.by_wrapper(SHELL) == CLI
+
+
+@pytest.mark.parametrize("verb", ["path", "mount"])
+def test_both_leave_the_same_lease(tmp_path: Path, verb: str) -> None:
+    scene = set_up(tmp_path, verb)
+    folders = [Path(scene.image.leases), *([scene.root.parent / "users"] if verb == "mount" else [])]
+    expected = [f"slurm-4711@{session_leader()}"]
+    scene.by_wrapper(SHELL)
+    assert [os.listdir(folder) for folder in folders] == [expected] * len(folders)
+    scene.by_python()
+    assert [os.listdir(folder) for folder in folders] == [expected] * len(folders)
+
+
+def test_outside_of_a_job_the_session_is_the_scope(tmp_path: Path) -> None:
+    scene = set_up(tmp_path, job={})
+    assert scene.record.parent.name.startswith("session-")
+    assert scene.by_python() == scene.by_wrapper(SHELL) == scene.answer
+
+
+def test_no_image_is_answered_for_whose_mtime_a_write_might_still_leave(tmp_path: Path) -> None:
+    scene = set_up(tmp_path)
+    scene.record.unlink()
+    for age, is_left in ((0, False), (warm.SETTLED_SECONDS, True)):
+        os.utime(scene.path, ns=(0, time.time_ns() - age * 10**9))
+        scene.leave()
+        assert scene.record.exists() == is_left
+
+
+@pytest.mark.parametrize("folder", ["store", "records", "scope"])
+def test_nothing_is_left_where_others_may_write(tmp_path: Path, folder: str) -> None:
+    scene = set_up(tmp_path)
+    scene.record.unlink()
+    {"store": scene.store, "records": scene.scope.parent, "scope": scene.scope}[folder].chmod(0o775)
+    scene.leave()
+    assert not scene.record.exists()
+
+
+def test_records_are_for_their_owner_only(tmp_path: Path) -> None:
+    """Their names are references, and a signed URL is a secret."""
+    scene = set_up(tmp_path)
+    assert (scene.scope.stat().st_mode & 0o777, scene.record.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+@pytest.mark.parametrize("runtime", ["", "singularity", "nonsense"])
+def test_no_exec_is_recorded_without_its_runtime(tmp_path: Path, runtime: str) -> None:
+    scene = set_up(tmp_path, "exec")
+    scene.record.unlink()
+    scene.leave(runtime)
+    assert not scene.record.exists()
+
+
+def test_forgetting(tmp_path: Path) -> None:
+    scene = set_up(tmp_path, "mount")
+    layout = Layout(str(scene.store))
+    for other in (f"sha256:{'0' * 64}", f"{scene.root}2", "", scene.image.path):
+        warm.forget(layout, other)
+        assert scene.record.exists()
+    for word in (str(scene.image.digest), str(scene.root)):
+        scene.leave()
+        warm.forget(layout, word)
+        assert not scene.record.exists()
+
+
+def test_what_exec_becomes_on_the_host() -> None:
+    record = _record(root="/s/mounts/x/root", runtime="auto:")
+    assert record.command(_question("exec /a -- b c")) == ["b", "c"]
+    assert record.environment({"A": "1", "STAGE_IMAGE_ROOT": "/old"}) == {
+        "A": "1",
+        **_about,
+        "STAGE_IMAGE_ROOT": record.root,
+    }
+    bare = _record(root="", runtime="none:")
+    assert bare.environment({"STAGE_IMAGE_ROOT": "/old"}) == _about
+
+
+def test_what_exec_becomes_in_a_container() -> None:
+    record = _record(root="", runtime="auto:apptainer")
+    assert record.command(_question("exec /a -- b c")) == ["apptainer", "exec", record.path, "b", "c"]
+    inside = {f"APPTAINERENV_{name}": value for name, value in {**_about, "STAGE_IMAGE_ROOT": "/"}.items()}
+    assert record.environment({}) == {**_about, **inside}
+
+
+def test_the_entry_answers_from_the_record(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    scene = set_up(tmp_path, "mount")
+    with patch.dict(os.environ, scene.environ, clear=True):
+        assert main(scene.words) == 0
+    assert capfd.readouterr() == (f"{scene.root}\n", "")
+
+
+def test_the_wrapper_knows_every_setting() -> None:
+    asked = set(re.findall(r"\$\{(STAGE_IMAGE_\w+)\+x\}", _script))
+    assert asked == {key.variable for key in KEYS.values()} - {"STAGE_IMAGE_STORE"} | {SITE_VARIABLE} | TEST_SWITCHES
+
+
+def test_the_wrapper_knows_what_makes_a_name_plain() -> None:
+    taken = re.search(r"\*\[!(\S+)\]\*\) return 1 ;;\n    esac\n    \[ \$\{#si_text\} -le 200 \]", _script)
+    assert taken is not None
+    assert set(taken[1].replace("\\", "")) == _PLAIN
+    assert UNMOUNTED in _script
+
+
+def test_the_wrapper_assigns_to_no_variable_that_a_command_may_have() -> None:
+    assigned = set(re.findall(r"(?:^|[\s;&(])(\w+)=", re.sub(r"#.*|'[^']*'", "", _script), re.MULTILINE))
+    read = {name for line in re.findall(r"\bread (?:-r )?([\w ]+)", _script) for name in line.split()}
+    others = {name for name in assigned | read if not name.startswith("si_")}
+    assert {name for name in others if not re.fullmatch(r"(\w+ENV_)?STAGE_IMAGE_(PATH|ROOT|DIGEST)|IFS", name)} == set()
+
+
+def test_every_fault_is_one(tmp_path: Path) -> None:
+    """The stage for the tests above: a program of ours answers for the CLI, and a scene can be had without a record."""
+    scene = set_up(tmp_path, text="https://example.org/a b")
+    assert scene.by_python() == scene.by_wrapper(SHELL) == CLI
+    assert program(tmp_path / "x", "exit 0").stat().st_mode & 0o111
+    assert JOB.keys() <= scene.environ.keys()
+
+
+_script = WRAPPER.read_text()
+_about = {"STAGE_IMAGE_PATH": f"/s/images/sha256/ab/{'ab' * 32}/image.sif", "STAGE_IMAGE_DIGEST": f"sha256:{'ab' * 32}"}
+
+
+def _record(*, root: str, runtime: str) -> warm.Record:
+    return warm.Record("a", "", "0" * 8, "0", _about["STAGE_IMAGE_PATH"], root, runtime, "1 2 3 ")
+
+
+def _question(line: str) -> Question:
+    question = warm.parse(line.split())
+    assert question is not None
+    return question
