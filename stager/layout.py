@@ -6,7 +6,8 @@
 ├── quarantine/                images which `verify` found bad
 ├── refs/<key>                 reference → digest, validators, time seen
 ├── partial/<key>/<owner>/     bytes in flight: data, state
-├── locks/<name>.lock          never unlinked, opened read-write; <name>.leader tells who holds it and how far it is
+├── locks/<name>.lock          never unlinked, opened read-write; <name>.leader tells who holds it and how far it is,
+│                              <name>.leader.wake is a FIFO whose closing wakes those who wait for the holder
 ├── leases/<hex>/<lease>       who uses the image: empty files, all is in the name
 ├── pins/<scope>/<key>         the digest a reference means for one job
 ├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper

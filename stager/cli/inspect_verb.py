@@ -77,6 +77,6 @@ def _for_people(answer: dict[str, object]) -> list[tuple[str, str]]:
         lines.append(("fetched", show_time(float(str(answer["fetched"])))))
     partitions = answer["partitions"] or [answer["root"]]
     for part in partitions if isinstance(partitions, (list, tuple)) else []:
-        primary = ", mounted" if part == answer["root"] else ""
+        primary = ", the root" if part == answer["root"] else ""
         lines.append(("partition", f"{part['kind']} at {part['offset']}, {show_bytes(part['size'])}{primary}"))
     return lines
