@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from stager.layout import Layout
 from tests.bench.processes import Failed, Launcher
 from tests.support.capabilities import SYSTEM_PATH
 from tests.support.image_factory import squashfs
@@ -152,6 +153,15 @@ class Ground:
     def _unmount(self, below: Path) -> None:
         for point in Traces("none", (str(below),)).mounts():
             subprocess.run(["umount", point], check=True)
+
+
+def published(store: str) -> float:
+    """Return when the one image of a store came to exist, in seconds since the epoch.
+
+    That is the rename of its directory, which moves the directory's ctime; nothing else does later.
+    """
+    (folder,) = Path(Layout(store).images).glob("??/????*")
+    return folder.stat().st_ctime_ns / 1e9
 
 
 def _run(*command: str) -> None:

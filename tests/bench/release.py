@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from stager.layout import Layout
-from stager.reference import Digest
-from tests.bench.ground import MIB
+from tests.bench.ground import MIB, published
 from tests.bench.processes import Failed, Outputs, cpu_of, holders
 from tests.bench.samples import Goal, Sample, interleaved
 from tests.bench.table import Row, show
@@ -110,8 +107,8 @@ def _release(ground: Ground, count: int, command: Command) -> Release:
         ended = [ground.launcher.wait(pid, begun) for pid in (leader, *waiters)]
         ground.launcher.check(ended, words)
         outputs.check(_is_date if command else _is_path)
-        published = _published(job["STAGE_IMAGE_STORE"], image)
-        first, *others = (when - published for when in _moments(outputs, printed=bool(command)))
+        since = published(job["STAGE_IMAGE_STORE"])
+        first, *others = (when - since for when in _moments(outputs, printed=bool(command)))
     return Release(first, others, waiting, sum(one.cpu for one in ended[1:]) - waiting)
 
 
@@ -150,13 +147,6 @@ def _is_path(said: bytes) -> bool:
 
 def _is_date(said: bytes) -> bool:
     return said.strip().replace(b".", b"", 1).isdigit()
-
-
-def _published(store: str, image: os.PathLike[str]) -> float:
-    """Return when the image came to exist: a rename moves the ctime of the directory that it renames."""
-    with open(image, "rb") as file:
-        digest = Digest(sha256(file.read()).hexdigest())
-    return os.stat(Layout(store).image_dir(digest)).st_ctime_ns / 1e9
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:

@@ -37,7 +37,8 @@ below the table say what each number is made of.
 class Row:
     """One line of the table; `unit` is s or B. Without a reference, the goal is absolute.
 
-    `notes` say what the number is made of, and so what holds a missed goal back.
+    `broken` is what misses the goal whatever was measured. `notes` say what the number is made of, and so what holds a
+    missed goal back.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Row:
     reference: Sample | None = None
     unit: str = "s"
     goal: Goal | None = None
+    broken: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -57,6 +59,8 @@ class Row:
         if self.goal is None:
             return ""
         reference = self.reference.median if self.reference else None
+        if self.broken:
+            return f"**missed**: {self.broken}"
         return "met" if self.goal.met(self.measured.median, reference) else "**missed**"
 
     def cells(self) -> tuple[str, ...]:

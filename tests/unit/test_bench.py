@@ -103,6 +103,11 @@ def test_verdicts(found: Row, ratio: str, verdict: str) -> None:
     assert found.cells()[6] == verdict
 
 
+def test_a_broken_promise_misses_the_goal() -> None:
+    found = Row(what="", measured=Sample([0.0]), goal=Goal(plus=1), broken="two downloads")
+    assert found.verdict == "**missed**: two downloads"
+
+
 def test_the_ratio_is_one_of_medians() -> None:
     both = Row(what="", measured=Sample([9.0, 1.0, 4.0]), reference=Sample([2.0, 2.0, 100.0]))
     assert both.ratio == 2.0
