@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 
-COMMAND = (sys.executable, "-c", "from stager.cli.main import main; raise SystemExit(main())")
+COMMAND = (sys.executable, "-m", "stager")
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -49,6 +50,7 @@ def until(condition: Callable[[], T | None], what: str, patience: float = PATIEN
     return answer
 
 
+@cache
 def image(size: int = 1 << 20, seed: int = 1) -> bytes:
     """Return a small squashfs image that cannot be mistaken for that of another seed, at any offset."""
     return minimal_squashfs(Random(seed).randbytes(size))
