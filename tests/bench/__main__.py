@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 
-NEEDS = ("root", "loop", "nginx", "curl", "mksquashfs")
+NEEDS = ("root", "loop", "nginx", "curl", "openssl", "mksquashfs")
 
 PARTS: dict[str, Callable[[Ground], Sequence[Row | Unmeasured]]] = {
     "warm": warm.rows,

@@ -11,7 +11,7 @@ from tests.bench.ground import GREETING, published
 from tests.bench.processes import Outputs
 from tests.bench.samples import Goal, Sample, interleaved
 from tests.bench.table import Row, show
-from tests.bench.throughput import fetched
+from tests.bench.throughput import FETCHED, fetched
 from tests.bench.warm import EXEC
 from tests.support.nginx import Nginx
 
@@ -51,7 +51,7 @@ def _row(ground: Ground, image: Path, rate: int, goal: Goal | None) -> Row:
     with Nginx(image.parent, rate=rate) as origin:
         url = origin.url(f"/{image.name}")
         curls, storms = interleaved(
-            ground.scale.rounds, lambda: fetched(ground, "curl -sSf -o $1 $2", url), lambda: _storm(ground, origin, url)
+            ground.scale.rounds, lambda: fetched(ground, FETCHED, url), lambda: _storm(ground, origin, url)
         )
     curl = Sample([one.seconds for one in curls])
     size, tasks = image.stat().st_size / 1e6, ground.scale.tasks
