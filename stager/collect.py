@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ class Collector:
 
     def _old_partials(self) -> Iterator[tuple[str, str]]:
         for folder in _orphans(self.layout):
-            if _age(folder) > PARTIAL_DAYS * DAY:
+            if _age(folder) > PARTIAL_DAYS * DAY or (_age(folder) > 1.0 and not _holds_bytes(folder)):
                 yield f"old partial copy {folder}", folder
 
     def _dead_scopes(self) -> Iterator[tuple[str, str]]:
@@ -126,10 +127,14 @@ class Collector:
 
 def drop_orphans(layout: Layout) -> int:
     """Remove the copies in flight that nobody fills, however young; return how many. For when there is no room."""
-    orphans = list(_orphans(layout))
-    for folder in orphans:
-        files.discard_tree(folder)
-    return len(orphans)
+    dropped = 0
+    for folder in list(_orphans(layout)):
+        mine = partial.own_folder(os.path.dirname(folder))
+        with suppress(OSError):  # somebody else has taken it: renaming decides
+            os.rename(folder, mine)
+            files.discard_tree(mine)
+            dropped += 1
+    return dropped
 
 
 def _orphans(layout: Layout) -> Iterator[str]:
@@ -147,6 +152,13 @@ def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:
         return 0
     warm.forget(layout, str(digest))
     return images.remove(layout, digest, keep=lambda: not force and bool(lease.living(layout.leases(digest))))
+
+
+def _holds_bytes(folder: str) -> bool:
+    try:
+        return os.lstat(f"{folder}/data").st_size > 0
+    except OSError:
+        return False
 
 
 def _is_dead_session(scope: str) -> bool:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PAYS_BYTES = 256 << 20
-PAYS_SECONDS = 10.0
+PAYS_BYTES = 1 << 30
+PAYS_SECONDS = 20.0
 SHARE_BYTES = 64 << 20
 """What another stream has left is shared with a stream that is done, down to here."""
 JUDGE_SECONDS = 3.0

@@ -73,6 +73,7 @@ class Fetch:
     def _fetch(self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None) -> StagedImage:
         asked = self.known.clock.now()
         if not self._changed(copy, seen, held) and held is not None:
+            copy.leave()
             return held
         leadership.phase = "verifying"
         image, version = self._publish(copy)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from stager.process import current
@@ -91,7 +91,8 @@ class Leadership:
             self._note.beat += 1
             if self._is_passed_over():
                 return  # the note is our successor's now
-            self._write()
+            with suppress(OSError):  # whatever keeps the note from being written, the work itself goes on
+                self._write()
             self._tell.progress(self.phase, self._note.done, self._note.total)
 
     def _write(self) -> None:

@@ -84,7 +84,7 @@ def _make_entry(fd: int, name: str) -> None:
     except FileExistsError:
         # The name is all a lease is, so any entry will do, but one which its owner could take away from under us.
         if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid != os.geteuid() == 0:
-            os.unlink(name, dir_fd=fd)
+            os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=fd, dst_dir_fd=fd)
             os.close(os.open(name, flags, 0o644, dir_fd=fd))
 
 
@@ -115,10 +115,11 @@ def _unlink(folder: str, names: list[str]) -> None:
 
 
 def _unlink_one(fd: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=fd)
-    except OSError:
-        return  # another's, or gone already
+    for remove in (os.unlink, os.rmdir):
+        try:
+            remove(name, dir_fd=fd)
+        except OSError:
+            continue  # another's, of the other kind, or gone already
 
 
 def _open(folder: str) -> int:

@@ -111,7 +111,9 @@ def become(command: list[str], environ: dict[str, str]) -> NoReturn:
     kernel does not know is run by /bin/sh, as execvp(3), env and every shell do.
     """
     import errno
-    import signal
+
+    # The C module behind `signal`: that one makes enums of all numbers, 3 ms in each of a node's tasks.
+    signal = __import__("_signal")
 
     from stager.errors import CommandNotFound, CommandNotRunnable
 

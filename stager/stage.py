@@ -142,11 +142,13 @@ class Staging:
         while True:
             if (image := follower.follow(lambda: self._settled(begun))) is not None:
                 return image
+            if follower.has_met_a_leader():
+                refused.forget()
             turn = max(self._turn(follower), refused.turn)
             with claimed(self._note, self.clock, turn) as ours:
                 if ours and (image := self._contend(turn, begun)) is not None:
                     return image
-                refused.count(turn, refused=ours)
+            refused.count(turn)
             # The lock is held, but its holder's note is not there yet, or ours has just covered it.
             self.clock.sleep(0.05)
 
@@ -198,11 +200,16 @@ class _Refusals:
         self._since: float | None = None
         self.turn = 0
 
-    def count(self, turn: int, *, refused: bool) -> None:
-        """Take in one attempt at the lock of `turn`; after BEAT_LOST seconds of refusals, go on to the next one."""
-        if not refused:
-            self._since = None
-        elif self._since is None:
+    def forget(self) -> None:
+        """Start over: somebody really leads."""
+        self._since = None
+
+    def count(self, turn: int) -> None:
+        """Take in one vain attempt at the lock of `turn`; after BEAT_LOST seconds of them, go on to the next one.
+
+        An attempt that another contender's claim kept us from counts as well: it is not leading either.
+        """
+        if self._since is None:
             self._since = self._clock.now()
         elif self._clock.now() - self._since > BEAT_LOST:
             self._tell.say("the lock is held by a process that shows no sign of life; going on without it")

@@ -93,6 +93,7 @@ class Follower:
         self._wake = Wake(wake_path(path), clock)
         self._signs: dict[str, tuple[int, float, float]] = {}
         self._told = ""
+        self._met = False
 
     def follow(self, done: Callable[[], T | None]) -> T | None:
         """Wait while somebody leads, until `done` gives something; return that, or None when nobody leads any more."""
@@ -128,7 +129,13 @@ class Follower:
         self._signs[key] = (value, silence, now)
         return silence
 
+    def has_met_a_leader(self) -> bool:
+        """Whether, since this was last asked, somebody was seen whose heart beats: a mere claim has none."""
+        met, self._met = self._met, False
+        return met
+
     def _show(self, note: LeaderNote) -> None:
+        self._met = self._met or note.beat > 0
         if self._told != str(note.holder):
             self._told = str(note.holder)
             self._tell.waiting(note.holder.pid, note.since)

@@ -11,7 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from stager.errors import StageImageError
     from stager.interfaces import Teller
+    from stager.reference import Reference
     from stager.warm import Place, Question, Record
 
 
@@ -34,31 +36,54 @@ def _warm(question: Question) -> int | None:
     """Answer from a record, now or when the leader of this very staging leaves one; None if it takes the long way."""
     try:
         place = warm.Place(os.environ)
-        record = warm.answer(question, place) or _followed(question, place)
-        return None if record is None else _give(question, record)
+        record = warm.answer(question, place)
+        return _follow(question, place) if record is None else _give(question, record)
     except OSError:
         return None
 
 
-def _followed(question: Question, place: Place) -> Record | None:
+def _follow(question: Question, place: Place) -> int | None:
+    """Wait for the leader, if there is one, and give its answer or its failure; None if there is neither."""
     from stager.clock import SystemClock
     from stager.errors import InvalidReference
     from stager.reference import parse
-    from stager.store.memory import read_leader
+    from stager.store.memory import read_failure, read_leader
     from stager.waiting import Follower
 
+    clock = SystemClock()
+    begun = clock.now()
     try:
         reference = parse(question.text)
     except InvalidReference:
         return None
     path = place.layout.leader(reference.key)
-    if question.name is None or read_leader(path) is None:
+    if question.name is not None and read_leader(path) is not None:
+        teller = _teller(reference.name)
+        try:
+            record = Follower(path, clock, teller).follow(lambda: warm.answer(question, place))
+        finally:
+            teller.close()
+        if record is not None:
+            return _give(question, record)
+    if _is_known(reference, place):
         return None
-    teller = _teller(reference.name)
-    try:
-        return Follower(path, SystemClock(), teller).follow(lambda: warm.answer(question, place))
-    finally:
-        teller.close()
+    failure = read_failure(place.layout.failure(reference.key), clock.now(), begun=begun)
+    return None if failure is None else _report(failure, reference.shown)
+
+
+def _is_known(reference: Reference, place: Place) -> bool:
+    """Whether the long way may find an image in spite of a failure that stands."""
+    layout, key = place.layout, reference.key
+    paths = [layout.pin(place.scope, key), layout.reference_record(key)]
+    paths += [layout.image_dir(reference.digest)] if reference.digest else []
+    return any(os.path.lexists(path) for path in paths)
+
+
+def _report(error: StageImageError, reference: str) -> int:
+    from stager.cli.boundary import report
+
+    error.reference = reference
+    return report(error)
 
 
 def _teller(subject: str) -> Teller:
@@ -79,9 +104,7 @@ def _give(question: Question, record: Record) -> int:
     try:
         become(record.command(question), record.environment(os.environ))
     except StageImageError as error:
-        from stager.cli.boundary import report
-
-        return report(error)
+        return _report(error, "")
 
 
 def _end(code: int) -> NoReturn:

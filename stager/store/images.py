@@ -180,6 +180,11 @@ def remove(layout: Layout, digest: Digest, keep: Callable[[], bool] = lambda: Fa
         os.rename(final, aside)
     except FileNotFoundError:
         return 0
+    if keep():  # somebody mended and leased it in the last moment
+        with suppress(OSError):  # or has even published it again
+            os.rename(aside, final)
+            _put_back(f"{final}/{os.path.basename(hidden)}", layout.sidecar(digest))
+            return 0
     files.discard_tree(aside)
     return size
 

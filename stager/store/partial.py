@@ -11,9 +11,12 @@ The page cache outlives a killed process but not a power loss, so `progress` cou
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import threading
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -129,8 +132,9 @@ class Partial:
         if segment.position == self._hashed:
             self._hash.update(kept)
             self._hashed += len(kept)
-        segment.position += len(kept)
-        os.pwrite(self._progress, _TRIPLE.pack(segment.start, segment.position, segment.end), segment.index * 24)
+        with self._lock:  # `split` may be cutting this very segment
+            segment.position += len(kept)
+            os.pwrite(self._progress, _TRIPLE.pack(segment.start, segment.position, segment.end), segment.index * 24)
         return len(kept)
 
     def finish(self) -> None:
@@ -183,13 +187,12 @@ class Partial:
 
     def leave(self) -> None:
         """Let go of it: what is held is for whoever goes on, at once and not only when this process has ended."""
-        if not self._open:
-            return
-        if self.held:
-            os.rename(self.folder, f"{os.path.dirname(self.folder)}/left.{os.urandom(6).hex()}")
-            self.close()
-        else:
+        if self._open and not self.held:
             self.discard()
+        elif self._open:
+            with suppress(OSError):  # then it is gone on with once this process has ended
+                os.rename(self.folder, f"{os.path.dirname(self.folder)}/left.{os.urandom(6).hex()}")
+            self.close()
 
     def discard(self) -> None:
         """Remove it all: the image is published or worthless."""
@@ -271,15 +274,24 @@ def _weight(folder: str) -> int:
 def _segments(path: str, held: int, size: int) -> list[Segment]:
     """Read segments, and drop them all if they are not a sound account of `held` bytes of `size`."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_regular) as file:
             packed = file.read(24 * 1024)
     except OSError:
         return []
     whole = len(packed) // 24 * 24
     triples = enumerate(_TRIPLE.iter_unpack(packed[:whole]))
     found = [Segment(start, position, end, index) for index, (start, position, end) in triples]
-    sound = all(s.start <= s.position <= s.end <= size and s.position <= held for s in found)
+    # A segment in which nothing has arrived yet may lie behind the end of the file.
+    sound = all(s.start <= s.position <= s.end <= size and (s.position <= held or s.position == s.start) for s in found)
     return found if sound and _is_gapless(found, size) else []
+
+
+def _open_regular(path: str, flags: int) -> int:
+    fd = os.open(path, flags | _FLAGS | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 def _is_gapless(segments: list[Segment], size: int) -> bool:
@@ -307,14 +319,14 @@ def borrow(root: str, into: Partial) -> int:
 
 def _borrow_from(folder: str, into: Partial) -> int:
     state = files.read_record(f"{folder}/state")
-    with open(f"{folder}/data", "rb", opener=lambda path, flags: os.open(path, flags | _FLAGS)) as data:
-        if state is None or state.get("boot") != boot_id() or state != files.read_record(f"{folder}/state"):
-            raise ValueError("the copy is being begun anew")
+    with open(f"{folder}/data", "rb", opener=_open_regular) as data:
+        if state is None or state.get("boot") != boot_id():
+            raise ValueError("nothing is known of the copy")
         origin, private, version = _description(state)
         held = os.fstat(data.fileno()).st_size
         segments = _segments(f"{folder}/progress", held, UNKNOWN_END if version.size is None else version.size)
-        if not segments:
-            raise ValueError("nothing is accounted for")
+        if not segments or state != files.read_record(f"{folder}/state"):
+            raise ValueError("nothing is accounted for, or the copy has been begun anew meanwhile")
         into.begin(version, version.size, origin, private=private)
         for block in _blocks(data.fileno(), 0, min(s.position for s in segments if s.start == 0)):
             into.write(into.segments[0], block)
