@@ -22,9 +22,10 @@ import os
 
 from stager import lease
 from stager.jobenv import from_environ
-from stager.layout import UNMOUNTED, Layout, warm_name
+from stager.layout import UNMOUNTED, Layout
 from stager.lease import Lease
 from stager.process import boot_id, current, session_leader
+from stager.question import Question, is_plain, parse
 from stager.store.files import discard, is_trusted, make_folders, read_text, write_aside
 
 TYPE_CHECKING = False
@@ -40,67 +41,7 @@ SETTLED_SECONDS = 2
 """An image's mtime is this old before it is answered for: no later write can leave the same one, neither within a tick
 of the kernel's clock (up to 10 ms) nor to a shell whose -nt compares whole seconds (busybox)."""
 
-HARMLESS = ("STAGE_IMAGE_PATH", "STAGE_IMAGE_ROOT", "STAGE_IMAGE_DIGEST", "STAGE_IMAGE_STORE", "STAGE_IMAGE_PYTHON")
-"""Variables which do not change what the answer is; with any other STAGE_IMAGE_* the long way is taken."""
-
 RUNTIMES = ("apptainer", "singularity")
-
-
-class Question:
-    """A command line that can be answered warm: `verb` is path, mount or exec; `mount` and `runtime` as typed."""
-
-    __slots__ = ("command", "mount", "runtime", "text", "verb")
-
-    def __init__(self, verb: str, text: str, mount: str = "", runtime: str = "") -> None:
-        self.verb = verb
-        self.text = text
-        self.mount = mount
-        self.runtime = runtime
-        self.command: list[str] = []
-
-    @property
-    def name(self) -> str | None:
-        """The record's file name, or None if there cannot be one."""
-        return warm_name(self.verb, self.mount, self.runtime, self.text)
-
-
-def parse(argv: list[str]) -> Question | None:
-    """Understand the plainest forms of a command line; None for all others, right or wrong.
-
-    REF | mount [--mount=M] REF | exec [--mount=M] [--runtime=R] REF [--mount=M] [--runtime=R] -- CMD…
-    """
-    if not argv or argv[0] not in ("mount", "exec"):
-        return Question("path", argv[0]) if len(argv) == 1 and not argv[0].startswith("-") else None
-    words = argv[1:]
-    if argv[0] == "exec":
-        if "--" not in words:
-            return None
-        cut = words.index("--")
-        words, command = words[:cut], words[cut + 1 :]
-        if not command:
-            return None
-    else:
-        command = []
-    options = {"--mount": "", "--runtime": ""}
-    references = []
-    for word in words:
-        option, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            references.append(word)
-        elif equals and value.isalpha() and option in options and (option == "--mount" or argv[0] == "exec"):
-            options[option] = value
-        else:
-            return None
-    if len(references) != 1:
-        return None
-    question = Question(argv[0], references[0], options["--mount"], options["--runtime"])
-    question.command = command
-    return question
-
-
-def is_plain(environ: Mapping[str, str]) -> bool:
-    """Whether no variable changes what the answer would be."""
-    return not any(name.startswith("STAGE_IMAGE_") and name not in HARMLESS for name in environ)
 
 
 class Place:
@@ -182,8 +123,8 @@ def answer(question: Question, place: Place) -> Record | None:
     holder = current() if question.verb == "exec" else place.session
     if not _leased(record, Lease(place.scope, holder)):
         return None
-    # Looked at after the lease was written, and the record once more: who evicts or unmounts removes the record
-    # first and looks for leases after that, so that one of us sees the other.
+    # Looked at after the lease was written, and the record once more: who evicts or unmounts removes records, sidecar
+    # or `ready` first and looks for leases after that, so that one of us sees the other.
     if not (_image_holds(record) and _mount_holds(record, question) and os.path.lexists(path)):
         return None
     return record
@@ -322,7 +263,9 @@ def _leased(record: Record, mine: Lease) -> bool:
 
 
 def _image_holds(record: Record) -> bool:
+    """Whether the image is the recorded one, and whoever would evict it has not begun to: its sidecar goes first."""
     try:
+        os.lstat(f"{os.path.dirname(record.path)}/image.json")
         status = os.lstat(record.path)
     except OSError:
         return False
@@ -338,8 +281,12 @@ def _mount_holds(record: Record, question: Question) -> bool:
         return question.verb != "mount"
     try:
         status = os.lstat(root)
+        os.statvfs(root)  # a dead FUSE server's mountpoint can still be stat'ed: the kernel remembers it
     except OSError:
         return False
     same = status.st_mode & 0o170000 == 0o040000 and str(status.st_dev) == record.file.split(" ")[-1]
     ready = f"{os.path.dirname(root)}/ready"
     return same and os.path.isfile(ready) and not os.path.lexists(f"{root}/{UNMOUNTED}")
+
+
+__all__ = ["Place", "Question", "Record", "answer", "base", "forget", "is_plain", "leave", "parse"]

@@ -7,19 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stager.collect import evict
+from stager.layout import Layout
 from stager.process import ProcessIdentity
-from tests.support.tasks import COMMAND, NOTHING, ROOT, Tasks, all_end, image, published, until
-from tests.support.warm_scene import FORMS, TOOLS, WRAPPER, apply, faults, program, set_up, shells
+from tests.support.tasks import ROOT, all_end, image, until
+from tests.support.warm_scene import CLI, FORMS, TOOLS, WRAPPER, apply, faults, program, set_up, shells
+from tests.support.warm_site import ALL, Site, a_site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 CONTENT = image(10_000)
 MINE = {"_", "SHLVL", "PWD", "OLDPWD"}
@@ -46,52 +49,11 @@ ODD_WORDS = [
     "!",
 ]
 
-ALL = [*shells(), "python"]
-
-
-@dataclass
-class Site:
-    """A node with a reference to an image, and a Python for the wrapper that keeps a list of its starts."""
-
-    tasks: Tasks
-    reference: str
-    staged: Path
-    starts: Path
-
-    def entry(self, name: str) -> tuple[str, ...]:
-        """Return the command line of the wrapper in a shell, or of the CLI."""
-        return COMMAND if name == "python" else (*shells()[name], str(WRAPPER))
-
-    @property
-    def pythons(self) -> int:
-        """How often the wrapper has started Python."""
-        return len(self.starts.read_text().splitlines()) if self.starts.exists() else 0
-
-    def warmed(self, *words: str) -> None:
-        """Stage, and leave the record for these words."""
-        all_end([self.tasks.run(*words)])
-
-    def run(
-        self, name: str, *words: str, stdin: bytes = b"", env: Mapping[str, str] = NOTHING
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run a warm call to its end; Python has not been started for it, unless it is the CLI."""
-        before = self.pythons
-        command = [*self.entry(name), *words]
-        environ = self.tasks.environ(env)
-        done = subprocess.run(command, input=stdin, capture_output=True, env=environ, timeout=40, check=False)
-        assert self.pythons == before, done.stderr
-        return done
-
 
 @pytest.fixture
 def site(tmp_path: Path, store_path: Path) -> Iterator[Site]:
-    source = tmp_path / "tool.sqsh"
-    source.write_bytes(CONTENT)
-    starts = tmp_path / "starts"
-    # -I comes first, and would keep this checkout out.
-    python = program(tmp_path / "python", f'echo "$*" >>{starts}', "shift", f'exec {sys.executable} "$@"')
-    with Tasks(tmp_path, SLURM_JOB_ID="1", STAGE_IMAGE_PYTHON=str(python)) as tasks:
-        yield Site(tasks, str(source), published(store_path, CONTENT), starts)
+    with a_site(tmp_path, store_path, CONTENT) as site:
+        yield site
 
 
 @pytest.mark.parametrize("shell", shells())
@@ -234,6 +196,23 @@ def test_the_commands_lease_is_its_own(site: Site, store_path: Path, entry: str)
     until(lambda: Path(f"/proc/{task.pid}/comm").read_text() == "sleep\n", "the command to run")
     names = [path.name for path in (store_path / "leases").glob("*/*")]
     assert f"slurm-1@{ProcessIdentity.of(task.pid)}" in names
+
+
+def test_nothing_is_evicted_under_a_command(tmp_path: Path) -> None:
+    """Whoever comes first: either the command runs and keeps its image, or the CLI is asked."""
+    look = 'test -f "$STAGE_IMAGE_PATH" && sleep 0.01 && test -f "$STAGE_IMAGE_PATH" && echo kept'
+    random = Random(1)
+    for number in range(60):
+        scene = set_up(tmp_path / str(number), "exec")
+        command = [*shells()[next(iter(shells()))], str(WRAPPER), *scene.words[:-1], look]
+        process = subprocess.Popen(command, env=scene.environ, stdout=subprocess.PIPE)
+        start = time.monotonic()
+        delay = random.uniform(0.0, 0.005)
+        while time.monotonic() < start + delay:
+            pass
+        evict(Layout(str(scene.store)), scene.image.digest)
+        out = process.communicate()[0].decode().strip()
+        assert (process.returncode, out) in ((0, "kept"), (0, CLI)), number
 
 
 @pytest.mark.parametrize("shell", shells())

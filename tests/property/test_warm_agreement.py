@@ -36,7 +36,7 @@ _words = st.sampled_from(
 edits = st.lists(st.tuples(st.integers(0, 3), st.booleans(), _words), min_size=1, max_size=2)
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(some_shell, verbs, st.data())
 def test_any_fault_ends_at_the_cli(shell: str, verb: str, data: st.DataObject) -> None:
     known = faults(verb)
@@ -47,7 +47,7 @@ def test_any_fault_ends_at_the_cli(shell: str, verb: str, data: st.DataObject) -
         assert answer == (CLI if any(known[fault].unseen != name for fault in chosen) else scene.answer)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(some_shell, jobs)
 @example(min(shells()), {"PBS_JOBID": "12[3].host"})
 def test_every_job_finds_its_own_records(shell: str, job: dict[str, str]) -> None:
@@ -59,14 +59,14 @@ def test_every_job_finds_its_own_records(shell: str, job: dict[str, str]) -> Non
     assert scene.by_wrapper(shell) in ([scene.answer, CLI] if odd else [scene.answer])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(some_shell, verbs, reference_texts.filter(lambda text: "@sha256:" not in text))
 def test_every_reference_finds_its_own_record(shell: str, verb: str, text: str) -> None:
     scene = set_up(_folder(), verb, text)
     assert scene.by_wrapper(shell) == scene.by_python() == (scene.answer if scene.record.exists() else CLI)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(some_shell, verbs, edits)
 def test_other_command_lines_are_other_questions(shell: str, verb: str, edits: list[tuple[int, bool, str]]) -> None:
     scene = set_up(_folder(), verb)

@@ -267,6 +267,7 @@ FAULTS = {
     "an image that is a link": Fault(lambda s: _linked(s.path)),
     "no image": Fault(lambda s: _unlink(s.path)),
     "no twin": Fault(lambda s: _unlink(s.path.with_name("twin")), unseen="python"),
+    "an image about to be evicted": Fault(lambda s: _unlink(s.path.with_name("image.json"))),
     "an image out of sight": Fault(lambda s: s.path.parent.rename(s.path.parent.with_name(".aside"))),
     "leases that are a file": Fault(lambda s: _replaced_by_file(s.image.leases)),
     "leases that are a link": Fault(lambda s: _linked(Path(s.image.leases))),

@@ -19,6 +19,7 @@ from stager.cli.main import main
 from stager.config import KEYS, SITE_VARIABLE
 from stager.layout import _PLAIN, UNMOUNTED, Layout
 from stager.process import session_leader
+from stager.question import HARMLESS
 from tests.support.warm_scene import CLI, FORMS, JOB, REFERENCE, WRAPPER, apply, faults, program, set_up, shells
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_a_question_of_two_words_is_not_one_of_one_word() -> None:
 @pytest.mark.parametrize("name", ["STAGE_IMAGE_OFFLINE", "STAGE_IMAGE_NONSENSE", "STAGE_IMAGE_CONFIG"])
 def test_any_setting_takes_the_long_way(name: str) -> None:
     assert not warm.is_plain({name: ""})
-    assert warm.is_plain(dict.fromkeys(warm.HARMLESS, "x") | {"STAGE": "x", "PATH": ""})
+    assert warm.is_plain(dict.fromkeys(HARMLESS, "x") | {"STAGE": "x", "PATH": ""})
 
 
 def test_a_record_holds_until_its_time(tmp_path: Path) -> None:
