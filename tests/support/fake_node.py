@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 
 from stager import download, leading, process, waiting
+from stager.clock import SystemClock
 from stager.download import Download
 from stager.election.file_lock import FileLockElection
 from stager.images import recognise
@@ -158,6 +159,7 @@ class FakeNode:
     layout: Layout
     processes: Processes
     clock: FakeClock = field(default_factory=FakeClock)
+    real_time: bool = False
     tell: SilentTeller = field(default_factory=SilentTeller)
     locks: bool = True
 
@@ -176,18 +178,21 @@ class FakeNode:
         trace: Callable[[str], None] = lambda _point: None,
         election: Election | None = None,
         before_release: Callable[[StagedImage], None] = lambda _image: None,
-        streams: int = 1,
+        room: Callable[[int], None] = lambda _size: None,
+        tiers: tuple[Layout, ...] = (),
     ) -> Staging:
+        """Return a task's wish; `trace` is also told of "fetching", `room` of sizes, as the command line does it."""
         reference = parse(url)
+        clock = SystemClock() if self.real_time else self.clock
 
         def begin(copy: Partial) -> Download:
             return Download(
                 source=source,
                 partial=copy,
                 policy=RetryPolicy(deadline=20, attempts=5),
-                clock=self.clock,
+                clock=clock,
+                room=room,
                 look=lambda _copy: trace("fetching"),
-                streams=streams,
                 pinned=reference.digest is not None,
             )
 
@@ -197,11 +202,12 @@ class FakeNode:
             lease=Lease(scope, holder or self.processes.current()),
             session=scope.startswith("session-"),
             policy=policy or Policy(),
-            clock=self.clock,
+            clock=clock,
             election=election or self.election,
             download=begin,
             recognise=recognise,
             tell=self.tell,
+            tiers=tiers,
             before_release=before_release,
             trace=trace,
         )
@@ -222,16 +228,20 @@ class FakeNode:
 
 
 @contextmanager
-def fake_node(root: str, patch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
-    """Yield a node with an empty store at `root`: time passes by sleeping, disks are quick, hearts beat when told."""
-    node = FakeNode(folder.open_store(root), Processes())
+def fake_node(root: str, patch: pytest.MonkeyPatch, *, real_time: bool = False) -> Iterator[FakeNode]:
+    """Yield a node with an empty store at `root`, whose disk is quick.
+
+    Time passes by sleeping and hearts do not beat, unless in `real_time`, which threads need.
+    """
+    node = FakeNode(folder.open_store(root), Processes(), real_time=real_time)
     node.processes.install(patch)
     patch.setattr(os, "fsync", lambda _fd: None)
     patch.setattr(os, "fdatasync", lambda _fd: None)
-    patch.setattr(leading, "BEAT_SECONDS", 3600.0)
     patch.setattr(download, "LOOK_BYTES", 16)
-    # A follower that polls a FIFO waits in real time; without one it sleeps by the clock.
-    patch.setattr(waiting.Wake, "listen", lambda _wake: None)
+    if not real_time:
+        patch.setattr(leading, "BEAT_SECONDS", 3600.0)
+        # A follower that polls a FIFO waits in real time; without one it sleeps by the clock.
+        patch.setattr(waiting.Wake, "listen", lambda _wake: None)
     yield node
 
 

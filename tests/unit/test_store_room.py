@@ -1,0 +1,141 @@
+"""Room for an image: what is in use stays, the longest unused goes first, and nothing goes in vain."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stager import collect, lease
+from stager.errors import NoSpace
+from stager.lease import Lease
+from stager.store import images, room
+from stager.store.room import Limits
+from tests.support.fake_mounter import FakeMounter
+from tests.support.fake_node import FakeNode, fake_node, version
+from tests.support.scripted_source import ScriptedSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stager.reference import Digest
+    from stager.store.images import StagedImage
+    from stager.store.room import Evictable
+
+KIB = 1024
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    with fake_node(str(tmp_path / "store"), monkeypatch) as made:
+        # A megabyte is free, whatever the tests do.
+        monkeypatch.setattr(room, "free_bytes", lambda _path: 1024 * KIB)
+        yield made
+
+
+def staged(node: FakeNode, number: int, last_used: float, size: int = 10 * KIB) -> StagedImage:
+    """Stage an image for a job that has ended since, and say when that was."""
+    with node.processes.victim():
+        source = ScriptedSource(version(number, size))
+        image = node.staging(source, url=f"https://origin/{number}", scope=f"job-{number}").run()
+    for path in (image.leases, node.layout.sidecar(image.digest)):
+        os.utime(path, (last_used, last_used))
+    return image
+
+
+def evicted_by(node: FakeNode, need: int, limits: Limits) -> list[Digest]:
+    gone: list[Digest] = []
+
+    def evict(image: Evictable) -> None:
+        assert collect.evict(node.layout, image.digest) == image.size
+        gone.append(image.digest)
+
+    room.make_room(node.layout, need, limits, evict)
+    return gone
+
+
+def test_the_longest_unused_goes_first_and_no_more_than_needed(node: FakeNode) -> None:
+    newest, oldest, middle = staged(node, 1, 3000), staged(node, 2, 1000), staged(node, 3, 2000)
+    assert [one.digest for one in room.evictable(node.layout)] == [oldest.digest, middle.digest, newest.digest]
+    total = room.total_size(node.layout)
+    assert total == newest.size + oldest.size + middle.size
+    assert evicted_by(node, 5, Limits(max_size=total)) == [oldest.digest]
+    assert evicted_by(node, 5, Limits(max_size=total)) == []
+    assert room.total_size(node.layout) == total - oldest.size
+
+
+def test_looking_for_room_is_no_use(node: FakeNode) -> None:
+    staged(node, 1, 1000)
+    for _ in range(2):
+        assert [one.last_used for one in room.evictable(node.layout)] == [1000]
+
+
+def test_nothing_goes_when_it_would_not_be_enough(node: FakeNode) -> None:
+    staged(node, 1, 1000)
+    with pytest.raises(NoSpace, match=r"2\.0 MiB are needed, 1\.0 MiB are free .* unused images hold 1"):
+        evicted_by(node, 2048 * KIB, Limits())
+    assert len(room.evictable(node.layout)) == 1
+
+
+def test_what_is_kept_free_counts(node: FakeNode) -> None:
+    image = staged(node, 1, 1000)
+    assert evicted_by(node, 512 * KIB, Limits(min_free=512 * KIB)) == []
+    assert evicted_by(node, 512 * KIB, Limits(min_free=513 * KIB)) == [image.digest]
+
+
+def test_a_quota_counts_what_is_there(node: FakeNode) -> None:
+    with pytest.raises(NoSpace, match="quota"):
+        evicted_by(node, 5, Limits(max_size=4))
+    evicted_by(node, 5, Limits(max_size=5))
+
+
+def test_what_is_leased_or_mounted_stays(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    leased, mounted, idle = staged(node, 1, 1000), staged(node, 2, 1000), staged(node, 3, 1000)
+    lease.acquire(leased.leases, Lease("job-9", node.processes.current()))
+    way = FakeMounter()
+    monkeypatch.setattr("os.path.ismount", way.ismount)
+    root = node.layout.mountpoint(mounted.digest, "loop")
+    os.makedirs(root)
+    way.mount(mounted.path, mounted.info, root)
+    assert [room.in_use(node.layout, image.digest) for image in (leased, mounted, idle)] == [True, True, False]
+    assert [one.digest for one in room.evictable(node.layout)] == [idle.digest]
+    assert [collect.evict(node.layout, image.digest) for image in (leased, mounted)] == [0, 0]
+    with pytest.raises(NoSpace):
+        evicted_by(node, 2048 * KIB, Limits())
+    assert collect.evict(node.layout, mounted.digest, force=True) == 0, "force overrides leases, but no mounts"
+    assert collect.evict(node.layout, leased.digest, force=True) == leased.size
+
+
+def test_an_image_that_goes_away_meanwhile_is_no_reason_to_fail(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, other = staged(node, 1, 1000), staged(node, 2, 1000)
+    real = images.image_files
+
+    def vanishing(layout: object, digest: Digest) -> list[str]:
+        found = real(node.layout, digest)
+        if digest == image.digest:
+            monkeypatch.setattr(images, "image_files", real)
+            images.remove(node.layout, digest)
+        return found
+
+    monkeypatch.setattr(images, "image_files", vanishing)
+    assert room.total_size(node.layout) == other.size
+    monkeypatch.setattr(images, "image_files", vanishing)
+    assert collect.evict(node.layout, image.digest) == 0
+
+
+def test_the_free_bytes_are_those_of_this_user(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    assert room.free_bytes(str(tmp_path)) == pytest.approx(blocks * status.f_frsize, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 20, "1.5 GiB"), (1 << 60, "1048576.0 TiB"), (-5, "-5 B")],
+)
+def test_bytes_are_shown_for_people(count: int, shown: str) -> None:
+    assert room.show_bytes(count) == shown
