@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.origin import Fault, Origin
-from tests.support.tasks import Tasks, all_end, image, published
+from tests.support.origin import Fault, Origin, Stall
+from tests.support.tasks import Tasks, all_end, image, published, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,11 +91,17 @@ class TestASmallDisk:
             assert tasks.run("prune").done() == 0
         assert free(small_disk) > DISK - MIB
 
-    def test_a_crowd_is_told_the_same(self, tmp_path: Path, small_disk: Path) -> None:
+    def test_those_who_waited_are_told_the_same(self, tmp_path: Path, small_disk: Path) -> None:
+        stall = Stall()
         with Origin() as origin, Tasks(tmp_path, **NO_RESERVE) as tasks:
-            crowd = tasks.many(8, origin.put("/tool.sqsh", image(20 * MIB), Fault(rate=MIB)))
+            url = origin.put("/tool.sqsh", image(20 * MIB), Fault(stall=stall, rate=MIB))
+            # With and without a setting: that decides whether they wait on the light or on the long way.
+            crowd = [*tasks.many(4, url), *tasks.many(4, url, env={"STAGE_IMAGE_MIN_FREE": ""})]
+            until(lambda: sum("waiting for" in task.err for task in crowd) == len(crowd) - 1, "all but one to wait")
+            stall.go.set()
             all_end(crowd, 74)
             assert len(origin.requests) == 1
+        assert len({task.err.splitlines()[-2] for task in crowd}) == 1
 
     def test_the_crowd_of_a_disk_that_fills_up(self, tmp_path: Path, small_disk: Path) -> None:
         with Origin() as origin, Tasks(tmp_path, **NO_RESERVE) as tasks:
