@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import Tasks, all_end, image, published, told, until
+from tests.support.tasks import Tasks, all_but_one_wait, all_end, image, published, told, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def test_one_request_and_the_same_words_for_all(tmp_path: Path) -> None:
     with Origin() as origin, Tasks(tmp_path, **IN_A_JOB) as tasks:
         url = origin.put("/missing.sqsh", b"", Fault(stall=stall, status=404))
         crowd = tasks.many(CROWD, url)
-        until(lambda: sum("waiting for" in task.err for task in crowd) == CROWD - 1, "all but one to wait")
+        all_but_one_wait(crowd)
         stall.go.set()
         all_end(crowd, 66)
         assert len(origin.requests) == 1
@@ -49,7 +49,7 @@ def test_with_retry_a_crowd_still_asks_once(tmp_path: Path) -> None:
         url = origin.put("/missing.sqsh", b"", Fault(status=404, times=1), Fault(stall=stall, status=404))
         assert tasks.run(url).done() == 66
         crowd = tasks.many(CROWD, "--retry", url)
-        until(lambda: sum("waiting for" in task.err for task in crowd) == CROWD - 1, "all but one to wait")
+        all_but_one_wait(crowd)
         stall.go.set()
         all_end(crowd, 66)
         assert len(origin.requests) == 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import COMMAND, ROOT, Tasks, all_end, image, published, told, until
+from tests.support.tasks import COMMAND, ROOT, Tasks, all_end, held, image, published, told, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +164,3 @@ def test_the_command_of_exec_gets_signals_as_if_started_by_itself(tmp_path: Path
             task.says("up")
             task.send(signal.SIGTERM)
             assert (task.done(), task.answer) == (9, "hit")
-
-
-def held(store: Path) -> int:
-    return max((data.stat().st_size for data in (store / "partial").glob("*/*/data")), default=0)

@@ -15,7 +15,7 @@ from stager.reference import parse
 from stager.store import files
 from stager.store.memory import LeaderNote, read_leader
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import Tasks, all_end, image, published, told, until
+from tests.support.tasks import Tasks, all_end, held, image, published, told, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,10 +195,6 @@ def pid_of(path: str) -> int:
 def leader_of(store: Path, url: str, tasks: list[Task]) -> Task | None:
     pid = pid_of(Layout(str(store)).leader(parse(url).key))
     return next((task for task in tasks if task.pid == pid and task.running), None)
-
-
-def held(store: Path) -> int:
-    return max((data.stat().st_size for data in (store / "partial").glob("*/*/data")), default=0)
 
 
 def assert_quiet(store: Path) -> None:

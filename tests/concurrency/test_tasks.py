@@ -11,7 +11,19 @@ import pytest
 
 from stager.process import ProcessIdentity
 from tests.support.leftovers import MARK
-from tests.support.tasks import ROOT, Tasks, all_end, image, published, told, until, wait_for
+from tests.support.tasks import (
+    ROOT,
+    WAITING,
+    Tasks,
+    all_but_one_wait,
+    all_end,
+    held,
+    image,
+    published,
+    told,
+    until,
+    wait_for,
+)
 
 SLEEPY = ("sh", "-c", "echo up >&2; sleep 600; :")
 
@@ -125,6 +137,22 @@ def test_images_differ_by_seed_and_lie_by_digest(tmp_path: Path) -> None:
     assert image(1000, 1) == image(1000, 1) != image(1000, 2)
     assert published(tmp_path, image(1000, 1)) != published(tmp_path, image(1000, 2))
     assert published(tmp_path, b"").parent.name.startswith("e3b0c442")
+
+
+def test_bytes_in_flight(tmp_path: Path) -> None:
+    assert held(tmp_path) == 0
+    for owner, size in (("a", 5), ("b", 7)):
+        folder = tmp_path / "partial" / "key" / owner
+        folder.mkdir(parents=True)
+        (folder / "data").write_bytes(bytes(size))
+    assert held(tmp_path) == 7
+
+
+def test_all_but_one_wait(tmp_path: Path) -> None:
+    with Tasks(tmp_path) as tasks:
+        crowd = [tasks.start(f"echo {words} >&2; exec sleep 600", program=("sh", "-c")) for words in ("up", WAITING)]
+        told(crowd[1:])
+        all_but_one_wait(crowd)
 
 
 def child(pid: int) -> int:

@@ -61,6 +61,11 @@ def published(store: str | os.PathLike[str], content: bytes) -> Path:
     return Path(Layout(os.fspath(store)).image_file(Digest(sha256(content).hexdigest()), "squashfs"))
 
 
+def held(store: str | os.PathLike[str]) -> int:
+    """Return how many bytes the fullest copy in flight holds."""
+    return max((data.stat().st_size for data in Path(store).glob("partial/*/*/data")), default=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One process. Its output goes to files, so that nobody has to read along for it to go on."""
@@ -214,3 +219,8 @@ def told(tasks: Iterable[Task], text: str = WAITING) -> None:
     """Return once each of them has written `text` to stderr."""
     for task in tasks:
         task.says(text)
+
+
+def all_but_one_wait(tasks: Sequence[Task]) -> None:
+    """Return once one of them leads and all others have said that they wait."""
+    until(lambda: sum(WAITING in task.err for task in tasks) == len(tasks) - 1, "all but one to wait")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import Tasks, all_end, image, published, until
+from tests.support.tasks import Tasks, all_but_one_wait, all_end, image, published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ class TestASmallDisk:
             url = origin.put("/tool.sqsh", image(20 * MIB), Fault(stall=stall, rate=MIB))
             # With and without a setting: that decides whether they wait on the light or on the long way.
             crowd = [*tasks.many(4, url), *tasks.many(4, url, env={"STAGE_IMAGE_MIN_FREE": ""})]
-            until(lambda: sum("waiting for" in task.err for task in crowd) == len(crowd) - 1, "all but one to wait")
+            all_but_one_wait(crowd)
             stall.go.set()
             all_end(crowd, 74)
             assert len(origin.requests) == 1

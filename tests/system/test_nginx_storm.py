@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.nginx import Nginx
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.tasks import ROOT, Tasks, all_end, image, published, until
+from tests.support.tasks import ROOT, Tasks, all_but_one_wait, all_end, held, image, published, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def test_a_storm_is_told_of_a_failure_before_anybody_would_try_again(tmp_path: P
     stall = Stall()
     with Origin() as origin, Tasks(tmp_path, **IN_A_JOB) as tasks:
         crowd = tasks.many(CROWD, origin.put("/missing.sqsh", b"", Fault(stall=stall, status=404)))
-        until(lambda: sum("waiting for" in task.err for task in crowd) == CROWD - 1, "all but one to wait")
+        all_but_one_wait(crowd)
         stall.go.set()
         answered = time.monotonic()
         all_end(crowd, 66)
@@ -126,7 +126,3 @@ def installed(folder: Path) -> Path:
     program.write_text("\n".join((f"#!{sys.executable}", *lines, "")))
     program.chmod(0o755)
     return program.parent
-
-
-def held(store: Path) -> int:
-    return max((data.stat().st_size for data in (store / "partial").glob("*/*/data")), default=0)
