@@ -12,8 +12,9 @@ import pytest
 
 from stager import mountinfo
 from tests.support import image_factory as factory
+from tests.support.mounting import NOBODY, apart, mount_new
 from tests.support.tasks import until
-from tests.support.warm_scene import shells
+from tests.support.warm_scene import set_up, shells
 from tests.support.warm_site import ALL, Site, a_site
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def test_a_mount_whose_server_is_dead_is_made_again(site: Site) -> None:
 def test_a_namespace_that_does_not_see_the_mount(site: Site) -> None:
     words = ("mount", "--mount=loop", site.reference)
     root, _ = asked(site, *words)
-    apart = 'umount "$1" && shift && exec "$@"'
+    script = 'umount "$1" && shift && exec "$@"'
     before = site.pythons
-    task = site.tasks.run("sh", "-c", apart, "sh", root, *site.entry(SHELL), *words, program=("unshare", "--mount"))
+    task = site.tasks.run("sh", "-c", script, "sh", root, *site.entry(SHELL), *words, program=("unshare", "--mount"))
     assert site.pythons == before + 1, task.err
 
 
@@ -109,3 +110,19 @@ def test_what_a_command_runs_on_is_not_unmounted(site: Site) -> None:
     task.kill()
     assert site.tasks.run("umount", "--all").done() == 0
     assert not is_mounted(task.answer)
+
+
+@pytest.mark.needs("user-switch")
+def test_the_store_of_those_who_name_none(public_path: Path) -> None:
+    def by_both() -> tuple[str, str, str]:
+        public_path.joinpath("work").mkdir()
+        scene = set_up(public_path / "work", default=True)
+        return scene.answer, scene.by_python(), scene.by_wrapper(SHELL)
+
+    def prepare() -> None:
+        mount_new("tmpfs", Path("/var/tmp"))
+        os.chmod("/var/tmp", 0o1777)
+
+    answer, by_python, by_wrapper = apart(by_both, user=NOBODY, prepare=prepare)
+    assert answer.startswith(f"/var/tmp/stage-image-{NOBODY}/")
+    assert (by_python, by_wrapper) == (answer, answer)

@@ -16,6 +16,7 @@ from unittest.mock import patch
 from stager import warm
 from stager.interfaces import ImageInfo, Partition
 from stager.layout import UNMOUNTED, Layout
+from stager.process import session_leader
 from stager.reference import Digest
 from stager.store import images
 from stager.store.folder import open_store
@@ -90,7 +91,12 @@ class Scene:
     @property
     def store(self) -> Path:
         """The store."""
-        return self.folder / "store"
+        return self.scope.parent.parent
+
+    @property
+    def lease(self) -> Path:
+        """The lease that an answer leaves, but for `exec`."""
+        return Path(self.image.leases, f"{self.scope.name}@{session_leader()}")
 
     def by_python(self) -> str:
         """Return what `stager.warm` answers, or CLI."""
@@ -112,7 +118,7 @@ class Scene:
         """Leave the record, of the image as it is now."""
         image = replace(self.image, mtime_ns=self.path.stat().st_mtime_ns)
         mount = (str(self.root), str(self.root.parent / "users")) if self.root.is_absolute() else None
-        store = self.environ["STAGE_IMAGE_STORE"]
+        store = self.environ.get("STAGE_IMAGE_STORE", "")
         with patch.dict(os.environ, self.environ, clear=True):
             warm.leave(str(self.record), image, store=store, until=0, mount=mount, leases=image.leases, runtime=runtime)
 
@@ -128,18 +134,20 @@ class Scene:
         os.utime(self.record, ns=(time, time))
 
 
-def set_up(folder: Path, verb: str = "path", text: str = REFERENCE, job: Mapping[str, str] = JOB) -> Scene:
+def set_up(
+    folder: Path, verb: str = "path", text: str = REFERENCE, job: Mapping[str, str] = JOB, *, default: bool = False
+) -> Scene:
     """Stage an image below `folder`, without any origin, and leave the record for a call of `verb` in a job.
 
-    There is no record if there must not be one for such a reference.
+    There is no record if there must not be one for such a reference. `default`: in the store of those who name none.
     """
-    store = str(folder / "store")
-    environ = {"PATH": f"{folder / 'bin'}:{TOOLS}", "STAGE_IMAGE_STORE": store, **job}
+    store = warm.base({}) if default else str(folder / "store")
+    environ = {"PATH": f"{folder / 'bin'}:{TOOLS}", **job} | ({} if default else {"STAGE_IMAGE_STORE": store})
     words = [word.format(text) for word in FORMS[verb]]
     program(folder / "bin" / "stage-image", f"echo {CLI}")
     with patch("os.fsync"), patch.dict(os.environ, environ, clear=True):
         layout = open_store(store)
-        image = _published(layout, folder / "store" / "partial" / "data")
+        image = _published(layout, Path(store, "partial", "data"))
         root = _mounted(Path(layout.mountpoint(image.digest, "loop"))) if verb == "mount" else Path()
         question = warm.parse(words)
         assert question is not None, words
@@ -187,7 +195,7 @@ def apply(scene: Scene, names: set[str]) -> None:
     """Make the faults; one that another leaves nothing of is no error."""
     for name, fault in FAULTS.items():
         if name in names:
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with suppress(FileNotFoundError, NotADirectoryError, FileExistsError):
                 fault.apply(scene)
 
 
@@ -220,6 +228,19 @@ def _replaced_by_file(path: str) -> None:
     Path(path).touch()
 
 
+def _fifo(scene: Scene) -> None:
+    scene.record.unlink()
+    os.mkfifo(scene.record)
+
+
+def _leased_by(scene: Scene, target: str) -> None:
+    scene.lease.parent.mkdir(exist_ok=True)
+    if target:
+        scene.lease.symlink_to(target)
+    else:
+        scene.lease.mkdir()
+
+
 def _unlink(path: Path) -> None:
     path.unlink()
 
@@ -235,6 +256,7 @@ FAULTS = {
     "a record without its last line": Fault(lambda s: s.write_record(s.record.read_text().partition("file ")[0])),
     "a record that goes on": Fault(lambda s: s.write_record(s.record.read_text() + "more \n")),
     "a record that goes on without an end": Fault(lambda s: s.write_record(s.record.read_text() + "more")),
+    "a record of other words": Fault(lambda s: s.write_record(s.record.read_text().replace("until ", "before "))),
     "a record of another question": Fault(lambda s: s.rewrite("answer", "slurm-4711/path,,,%shared%other.sqsh")),
     "a record of another job": Fault(lambda s: s.rewrite("answer", f"slurm-1/{s.record.name}")),
     "a record of another store": Fault(lambda s: s.rewrite("store", "/elsewhere")),
@@ -246,6 +268,7 @@ FAULTS = {
     "a record of no image": Fault(lambda s: s.rewrite("path", "/etc/passwd")),
     "a record of another time": Fault(lambda s: _later(s.record, 1), unseen="python"),
     "a record that is a link": Fault(lambda s: _linked(s.record)),
+    "a record that is a FIFO": Fault(_fifo),
     "a record of somebody else": Fault(lambda s: os.chown(s.record, NOBODY, 0), root=True),
     "a record that others may write": Fault(lambda s: s.record.chmod(0o620), unseen="shell"),
     "a scope of somebody else": Fault(lambda s: os.chown(s.scope, NOBODY, 0), root=True),
@@ -271,6 +294,9 @@ FAULTS = {
     "an image out of sight": Fault(lambda s: s.path.parent.rename(s.path.parent.with_name(".aside"))),
     "leases that are a file": Fault(lambda s: _replaced_by_file(s.image.leases)),
     "leases that are a link": Fault(lambda s: _linked(Path(s.image.leases))),
+    "a lease that is a link": Fault(lambda s: _leased_by(s, "/etc/passwd"), "path", unseen="python"),
+    "a lease that is a folder": Fault(lambda s: _leased_by(s, ""), "path", unseen="python"),
+    "a mountpoint that was linked": Fault(lambda s: (s.root / UNMOUNTED).symlink_to("/nowhere"), "mount"),
     "a bare mountpoint": Fault(lambda s: (s.root / UNMOUNTED).touch(), "mount"),
     "a mountpoint about to be unmounted": Fault(lambda s: _unlink(s.root.parent / "ready"), "mount"),
     "a mountpoint that is a link": Fault(lambda s: _linked(s.root, "there"), "mount"),

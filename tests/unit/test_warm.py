@@ -86,6 +86,44 @@ def test_command_lines(line: str, question: tuple[object, ...] | None) -> None:
     assert (found is None) == (question is None)
 
 
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        *(("path", "{} {}"), ("path", "-- {}"), ("path", "path {}"), ("path", "{} --json")),
+        *(("mount", "mount --mount=loop /other {}"), ("mount", "mount --mount=loop -- {}"), ("mount", "mount {}")),
+        *(("exec", "exec --mount=none {}"), ("exec", "exec --mount=none {} --"), ("exec", "exec --mount=none {} sh")),
+    ],
+)
+def test_command_lines_that_the_wrapper_leaves_to_the_cli(tmp_path: Path, verb: str, line: str) -> None:
+    scene = set_up(tmp_path, verb)
+    scene.words = line.format(REFERENCE, REFERENCE).split()
+    assert scene.by_wrapper(SHELL) == scene.by_python() == CLI
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"JOB_ID": "7"},
+        {"JOB_ID": "7", "SGE_ROOT": "/sge", "SGE_TASK_ID": "undefined"},
+        {"JOB_ID": "7", "SGE_ROOT": "/sge", "SGE_TASK_ID": "3"},
+        {"LSB_JOBID": "7", "LSB_JOBINDEX": "0"},
+        {"LSB_JOBID": "7", "LSB_JOBINDEX": "3"},
+        {"PBS_JOBID": "12[3].host"},
+        {"FLUX_JOB_ID": "f2Xk1", "PBS_JOBID": ""},
+        {"SLURM_JOB_ID": "7", "PBS_JOBID": "8"},
+    ],
+)
+def test_jobs(tmp_path: Path, job: dict[str, str]) -> None:
+    scene = set_up(tmp_path, job=job)
+    assert scene.by_wrapper(SHELL) == scene.by_python() == scene.answer
+
+
+@pytest.mark.parametrize("job", ["7" * 65, ".7", "7/8"])
+def test_a_job_that_is_none(tmp_path: Path, job: str) -> None:
+    scene = set_up(tmp_path, job={"SLURM_JOB_ID": job})
+    assert (scene.by_python(), scene.by_wrapper(SHELL)) == (scene.answer, CLI)
+
+
 def test_a_question_of_two_words_is_not_one_of_one_word() -> None:
     assert warm.parse(["/a", ""]) is None
     assert warm.parse(["mount", "", "/a"]) is None
