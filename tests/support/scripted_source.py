@@ -159,7 +159,7 @@ class ScriptedStream:
         self.offset, end = span
         self.validators = said
         self.private = source.private
-        self.ranges = fault.ranges and not fault.silent
+        self.ranges = fault.ranges and not fault.silent and said.size is not None
         self.size = said.size
         self._source = source
         self._fault = fault
