@@ -69,7 +69,7 @@ class Collector:
         for what, path in self._leftovers():
             collected.removed.append(what)
             if not self.dry_run:
-                files.discard_tree(path) if os.path.isdir(path) else files.discard(path)
+                files.discard_tree(path)
 
     def _mount(self, place: MountPlace, collected: Collected) -> None:
         alive, _ = lease.survey(place.users)

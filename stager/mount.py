@@ -233,6 +233,8 @@ def places(layout: Layout) -> list[MountPlace]:
     found = []
     for name in files.names(f"{layout.root}/mounts"):
         digest, _, kind = name.partition(".")
+        if not files.is_folder(f"{layout.root}/mounts/{name}"):
+            continue
         if len(digest) == 64 and kind.partition("-")[0] in KINDS and not set(digest) - set("0123456789abcdef"):
             found.append(MountPlace(layout, Digest(digest), kind))
     return found

@@ -26,7 +26,7 @@ from stager.layout import UNMOUNTED, Layout
 from stager.lease import Lease
 from stager.process import boot_id, current, session_leader
 from stager.question import Question, is_plain, parse
-from stager.store.files import discard, is_trusted, make_folders, read_text, write_aside
+from stager.store.files import discard, is_trusted, make_folders, names, read_text, write_aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,19 +172,12 @@ def _make_scope(folder: str) -> None:
 
 def forget(layout: Layout, word: str) -> None:
     """Remove all warm records that mention `word`, a digest or a mountpoint, before it goes away."""
-    for scope in _listed(f"{layout.root}/warm"):
+    for scope in names(f"{layout.root}/warm"):
         folder = f"{layout.root}/warm/{scope}"
-        for name in _listed(folder):
+        for name in names(folder):
             record = _read(f"{folder}/{name}")
-            if record is None or word in (f"sha256:{record.hex}", record.root):
+            if record is not None and word in (f"sha256:{record.hex}", record.root):
                 discard(f"{folder}/{name}")
-
-
-def _listed(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 def _read(path: str) -> Record | None:

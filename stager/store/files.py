@@ -167,26 +167,43 @@ def discard(path: str) -> None:
 
 
 def discard_tree(path: str) -> None:
-    """Remove a directory tree without following links; what cannot be removed stays."""
+    """Remove a directory tree, or whatever else is at `path`, without following links; what cannot be removed stays."""
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)
+    if is_folder(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        discard(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a directory at `path`, itself and not by a link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def names(folder: str) -> list[str]:
-    """Return the sorted names in a directory that are not hidden; none if it cannot be read."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError:
-        return []
+    """Return the sorted names in a directory that are not hidden; none if it is a link or cannot be read."""
+    return [name for name in _all_names(folder) if not name.startswith(".")]
 
 
 def hidden_names(folder: str) -> list[str]:
     """Return the names in a directory that are hidden: what is being written aside, or was."""
+    return [name for name in _all_names(folder) if name.startswith(".")]
+
+
+def _all_names(folder: str) -> list[str]:
+    # A walk that came through a link, and removes what it finds, removes somebody else's files.
     try:
-        return sorted(name for name in os.listdir(folder) if name.startswith("."))
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
 
 
 def walk_pairs(folder: str) -> Iterator[tuple[str, str]]:

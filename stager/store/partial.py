@@ -256,7 +256,7 @@ def adopt(root: str) -> Partial | None:
 
 def folders(root: str) -> list[str]:
     """Return the directories of all copies below `root`."""
-    return [f"{root}/{name}" for name in files.names(root)]
+    return [folder for folder in (f"{root}/{name}" for name in files.names(root)) if files.is_folder(folder)]
 
 
 def owner(folder: str) -> ProcessIdentity | None:
