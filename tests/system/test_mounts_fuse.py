@@ -384,10 +384,11 @@ wait $!
 
 
 @pytest.mark.needs("loop")
-def test_a_mount_upon_another_is_waited_for(image: Path, mountpoint: Path) -> None:
+def test_a_mount_upon_another_is_waited_for(tmp_path: Path, image: Path, mountpoint: Path) -> None:
+    slow = FuseMounter(setting=pretend(tmp_path, 'sleep 0.2; exec "$real" "$@"'))
     LoopMounter().mount(str(image), described(image), str(mountpoint))
     try:
-        FuseMounter().mount(str(image), described(image), str(mountpoint))
+        slow.mount(str(image), described(image), str(mountpoint))
         upper = linux.mounted(str(mountpoint))
         assert upper is not None
         assert upper.fstype == "fuse.squashfuse_ll"
