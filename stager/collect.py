@@ -85,10 +85,8 @@ class Collector:
     def _dead_leases(self, collected: Collected) -> None:
         for digest in files.names(f"{self.layout.root}/leases"):
             folder = f"{self.layout.root}/leases/{digest}"
-            _, dead = lease.survey(folder)
+            dead = lease.survey(folder)[1] if self.dry_run else lease.collect(folder)
             collected.removed += [f"lease {name} of {digest[:12]}" for name in dead]
-            if dead and not self.dry_run:
-                lease.living(folder)
 
     def _leftovers(self) -> Iterator[tuple[str, str]]:
         yield from self._unfinished_publishing()
@@ -104,6 +102,10 @@ class Collector:
                     yield f"unfinished image {name}", f"{folder}/{name}"
 
     def _old_partials(self) -> Iterator[tuple[str, str]]:
+        for key, name in files.walk_pairs(f"{self.layout.root}/partial"):
+            stray = f"{self.layout.partials(key)}/{name}"
+            if not files.is_folder(stray) and _age(stray) > PARTIAL_DAYS * DAY:
+                yield f"stray file {stray}", stray
         for folder in _orphans(self.layout):
             if _age(folder) > PARTIAL_DAYS * DAY or (_age(folder) > 1.0 and not _holds_bytes(folder)):
                 yield f"old partial copy {folder}", folder

@@ -42,7 +42,8 @@ SYNC_SECONDS = 2.0
 class Download:
     """One image on its way: what is needed to fetch it and how it is going.
 
-    `room` is called with the size as soon as it is known and before the first byte; it raises NoSpace. `look` sees the
+    `room` is called with the bytes that will come before the first of them, and every SYNC_BYTES where the origin does
+    not say how many; it raises NoSpace. `look` sees the
     first bytes, to give up early on what is no image. `streams` limits the connections at a time. `on_wait` is told
     each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
     """
@@ -57,6 +58,8 @@ class Download:
     streams: int = 1
     pinned: bool = False
     _furthest: int = 0
+    _looked: bool = False
+    _roomed: int = 0
     _extra: list[threading.Thread] = field(default_factory=list)
     _streams: list[Stream] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -130,26 +133,33 @@ class Download:
             raise OriginUnavailable(f"{self.source.name} sent bytes from {stream.offset}, not from {segment.position}")
         self._end_extra_streams()
         self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
+        self._looked, self._roomed = False, 0
         if stream.size is not None:
             self.room(stream.size)
         return self.partial.segments[0]
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
-        looked = segment.position > 0
         for chunk in stream.chunks():
             kept = self.partial.write(segment, chunk)
             self._furthest = max(self._furthest, self.partial.held)
             if kept < len(chunk) or self._stop.is_set():
                 return
-            if not looked and segment.position >= LOOK_BYTES:
-                looked = True
-                self.look(self.partial)
+            self._look_at_what_came()
             if self.streams > 1 and stream.ranges:
                 self._consider_another_stream()
         if segment.end == UNKNOWN_END:
             self.partial.finish()
         elif segment.missing:
             raise OriginUnavailable(f"{self.source.name} ended {segment.missing} bytes early")
+
+    def _look_at_what_came(self) -> None:
+        position = self.partial.position
+        if not self._looked and position >= LOOK_BYTES:
+            self._looked = True
+            self.look(self.partial)
+        if self.partial.size is None and position - self._roomed >= SYNC_BYTES:
+            self._roomed = position
+            self.room(SYNC_BYTES)
 
     def _next_segment(self) -> Segment | None:
         open_ends = [s for s in self.partial.segments if s.missing > 0]

@@ -18,6 +18,7 @@ StageImageError
 ├── MountUnavailable     78   this node or user has no way to mount the image as asked
 ├── InUse                79   the image or mount is leased or busy
 ├── LeaderLost           80   waiting ended without an image and without a leader that fails with a reason
+├── AnswerLost           81   the answer could not be written to stdout
 ├── NotStaged            82   the store does not hold what was asked for
 ├── RuntimeMissing       83   the container runtime asked for is not installed
 ├── VerifyFailed         84   `verify` found bad images (they were quarantined or repaired, as it says)
@@ -170,6 +171,13 @@ class LeaderLost(StageImageError):
     exit_code = 80
     hint = "try again; `stage-image doctor` shows leftovers of dead processes"
     retryable = True
+
+
+class AnswerLost(StageImageError):
+    """The answer could not be written to stdout."""
+
+    exit_code = 81
+    hint = "see where stdout goes: a full disk, or a descriptor that was closed"
 
 
 class NotStaged(StageImageError):

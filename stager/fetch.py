@@ -9,6 +9,7 @@ from stager.errors import DamagedImage, DigestMismatch, LeaderLost, NotAnImage, 
 from stager.interfaces import Validators
 from stager.store import images, partial, repair
 from stager.store.room import show_bytes
+from stager.store.trouble import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,10 +53,18 @@ class Fetch:
             if copy.held == 0:
                 partial.borrow(root, copy)
             leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
-            return self._settle(self._fetch(copy, leadership, seen if held else None, held))
+            image = self._settle(self._fetch(copy, leadership, seen if held else None, held))
+            # Last of all: until the reference is known to mean the image, the copy is what saves another download.
+            copy.discard()
         except (NotAnImage, DamagedImage):
             copy.discard()
             raise
+        except OSError as error:
+            if error.errno in FULL and copy.size is None:
+                copy.discard()  # nobody knows how much more would have come, and the disk is full of it
+            raise
+        else:
+            return image
         finally:
             copy.leave()
 
@@ -118,7 +127,6 @@ class Fetch:
             self.known.layout, copy.path, digest, info, origin=self.known.reference.shown, private=copy.private
         )
         self.trace("published")
-        copy.discard()
         return image, copy.validators
 
     def _settle(self, image: StagedImage) -> StagedImage:

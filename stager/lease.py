@@ -55,11 +55,16 @@ def acquire(folder: str, lease: Lease) -> None:
 
 
 def living(folder: str) -> list[Lease]:
-    """Return the leases in `folder` whose holders live, and collect the others."""
-    alive, dead = survey(folder)
+    """Return the leases in `folder` whose holders live. Changes nothing."""
+    return survey(folder)[0]
+
+
+def collect(folder: str) -> list[str]:
+    """Remove what is no living holder's lease, as far as we may; return the names."""
+    _, dead = survey(folder)
     if dead:
-        _unlink(folder, dead)
-    return alive
+        _discard(folder, dead)
+    return dead
 
 
 def survey(folder: str) -> tuple[list[Lease], list[str]]:
@@ -73,7 +78,7 @@ def release(folder: str, scope: str) -> int:
     """Drop all leases of `scope` in `folder`; return how many there were."""
     leases = ((name, Lease.parse(name)) for name in _names(folder))
     mine = [name for name, lease in leases if lease is not None and lease.scope == scope]
-    _unlink(folder, mine)
+    _discard(folder, mine)
     return len(mine)
 
 
@@ -98,7 +103,8 @@ def _names(folder: str) -> list[str]:
         os.close(fd)
 
 
-def _unlink(folder: str, names: list[str]) -> None:
+def _discard(folder: str, names: list[str]) -> None:
+    """Remove entries of `folder` by name, as far as we may, without making it look used."""
     fd = _open(folder)
     if fd < 0:
         return

@@ -217,8 +217,11 @@ class MountPlace:
 
     def _remove(self) -> None:
         files.discard(f"{self.root}/{UNMOUNTED}")
-        for name in files.names(self.users):
+        for name in [*files.names(self.users), *files.hidden_names(self.users)]:
             files.discard(f"{self.users}/{name}")
+        for path in (self.root, os.path.dirname(self.root)):
+            for name in files.hidden_names(path):
+                files.discard(f"{path}/{name}")
         for path in (self.root, self.users, os.path.dirname(self.root)):
             try:
                 os.rmdir(path)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stager import lease
-from stager.errors import LeaderLost, NoSpace, PinLost, StageImageError, StoreUnusable
+from stager.errors import LeaderLost, PinLost, StageImageError
 from stager.fetch import Fetch
 from stager.known import Known
 from stager.leading import Leadership, claimed
-from stager.store import files, memory, room
+from stager.store import files, memory
+from stager.store.trouble import storage_errors
 from stager.waiting import BEAT_LOST, Follower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from stager.clock import Clock
     from stager.download import Download
@@ -74,7 +74,7 @@ class Staging:
     def run(self) -> StagedImage:
         """Return the image: published, verified and leased. Raises StageImageError."""
         begun = self.clock.now()
-        with storage_errors(self.layout):
+        with storage_errors(self.layout.root):
             for _ in range(ROUNDS):
                 image = self._obtain_or_recall(begun)
                 self._take_lease(image)
@@ -180,7 +180,7 @@ class Staging:
         self.trace("locked")
         with Leadership(self._note, self.clock, turn, self.tell) as leadership:
             try:
-                with storage_errors(self.layout):
+                with storage_errors(self.layout.root):
                     image = self._fetch.run(leadership)
             except StageImageError as error:
                 whole_node = not isinstance(error, (PinLost, LeaderLost))
@@ -214,16 +214,3 @@ class _Refusals:
         elif self._clock.now() - self._since > BEAT_LOST:
             self._tell.say("the lock is held by a process that shows no sign of life; going on without it")
             self.turn, self._since = turn + 1, None
-
-
-@contextmanager
-def storage_errors(layout: Layout) -> Iterator[None]:
-    """Turn the operating system's refusals to write into errors of ours."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = room.show_bytes(room.free_bytes(layout.root))
-            raise NoSpace(f"the store {layout.root} is full: {reason}; {free} are free") from error
-        raise StoreUnusable(f"the store {layout.root} cannot be written: {reason}") from error

@@ -64,8 +64,17 @@ def _told(action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - everything unexpected ends here
-        return _report_bug(error)
+        return _report_refusal(error) or _report_bug(error)
     return code
+
+
+def _report_refusal(error: Exception) -> int:
+    """Report what an operating system may say at any time; 0 for anything else."""
+    from stager.store.trouble import REFUSED, as_error
+
+    if not isinstance(error, OSError) or error.errno not in REFUSED or not error.filename:
+        return 0
+    return report(as_error(error, os.path.dirname(os.fsdecode(error.filename)) or "/"))
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run `stage-image` with `argv` (default: the process's); return its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    _hold_streams()
     try:
         if warm.is_plain(os.environ) and (question := warm.parse(words)) is not None:
             code = _warm(question)
@@ -30,6 +31,20 @@ def main(argv: list[str] | None = None) -> int:
         return run(words)
     except KeyboardInterrupt:  # not yet, or no longer, in the hands of boundary.guarded
         return _interrupted()
+
+
+def _hold_streams() -> None:
+    # Daemons and some launchers close them. The next file that is opened would be "stdout", and an image have answers
+    # written into it; Python has None for a stream that was closed.
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if fd < 2 else os.O_WRONLY)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as above
 
 
 def _warm(question: Question) -> int | None:

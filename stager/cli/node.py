@@ -68,6 +68,8 @@ class Node:
 
     def reference(self, text: str) -> Reference:
         """Parse a reference as typed here."""
+        if text.startswith("/") or "://" in text:
+            return parse(text)  # from a directory that has been removed, too
         try:
             return parse(text, os.getcwd())
         except OSError as error:

@@ -8,7 +8,7 @@ from stager.cli.fetching import staging
 from stager.cli.node import Node
 from stager.cli.options import flags
 from stager.errors import MountUnavailable, StageImageError
-from stager.stage import storage_errors
+from stager.store.trouble import storage_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +68,7 @@ def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, option
 
 def _mount(node: Node, image: StagedImage, mode: str, *, own: bool, optional: bool, tell: Teller) -> Mounted | None:
     try:
-        with storage_errors(node.layout):
+        with storage_errors(node.layout.root):
             return node.mounted(image, mode, own=own, tell=tell)
     except MountUnavailable as error:
         if not optional:

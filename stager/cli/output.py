@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
+
+from stager.errors import AnswerLost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,9 +15,16 @@ if TYPE_CHECKING:
 
 def write(text: str) -> None:
     """Write one line; bytes of a path that are not UTF-8 come out as they are."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What the buffer still holds would be tried once more at exit, and make that 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        raise AnswerLost(f"the answer cannot be written to stdout: {error.strerror}") from error
 
 
 def write_json(answer: object) -> None:

@@ -52,6 +52,7 @@ class Parser(argparse.ArgumentParser):
 def parse(words: list[str]) -> argparse.Namespace:
     """Return the arguments; `.run` is what to call with them. Exits with 0 for --help and --version, 2 for nonsense."""
     if words and words[0] not in (*VERBS, "-h", "--help", "--version"):
+        _refuse_mistyped_verb(words[0])
         words = ["path", *words]
     words, command = _command_of(words)
     parser = build(only=words[0] if words and words[0] in VERBS else None)
@@ -66,6 +67,18 @@ def parse(words: list[str]) -> argparse.Namespace:
         arguments.command = command
         arguments.words = [*words, "--", *command]
     return arguments
+
+
+def _refuse_mistyped_verb(word: str) -> None:
+    import difflib
+    import os
+
+    if not word.isalpha() or os.path.lexists(word):
+        return
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    sys.stderr.write(f"stage-image: error: there is no verb and no file {word!r}\n")
+    sys.stderr.write(f"stage-image: try: `stage-image {near[0] if near else '--help'}`\n")
+    raise SystemExit(2)
 
 
 def _command_of(words: list[str]) -> tuple[list[str], list[str]]:

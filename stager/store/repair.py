@@ -31,7 +31,10 @@ def verify(
         reason = error.message
     except OSError as error:
         reason = f"it cannot be read: {error.strerror or error}"
-    return None, f"{reason}; moved to {images.quarantine(layout, digest)}"
+    try:
+        return None, f"{reason}; moved to {images.quarantine(layout, digest)}"
+    except OSError as error:
+        return None, f"{reason}; it could not be put aside: {error.strerror or error}"
 
 
 def _checked(layout: Layout, digest: Digest, recognise: Callable[[int, int], ImageInfo]) -> tuple[StagedImage, str]:

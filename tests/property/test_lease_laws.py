@@ -94,6 +94,7 @@ class Leases(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         assert {(one.scope, one.holder) for one in lease.living(self.folder)} == self.held
+        lease.collect(self.folder)
         assert set(self._names()) == {str(Lease(*entry)) for entry in self.held}
 
     def _names(self) -> Iterator[str]:

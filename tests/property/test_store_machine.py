@@ -120,6 +120,7 @@ class Store(RuleBasedStateMachine):
             self._learn(url, first, image.digest)
         finally:
             self.node.locks = True
+            self._forget_mended()
 
     @rule(url=urls)
     def move(self, url: str) -> None:

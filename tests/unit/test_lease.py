@@ -36,7 +36,9 @@ def test_a_lease_is_held_by_a_living_process(folder: str) -> None:
     lease.acquire(folder, mine)
     lease.acquire(folder, Lease("job-2", dead()))
     assert [str(one) for one in lease.living(folder)] == [str(mine)]
-    assert os.listdir(folder) == [str(mine)], "the dead one's is collected"
+    assert len(os.listdir(folder)) == 2, "looking changes nothing"
+    assert len(lease.collect(folder)) == 1
+    assert os.listdir(folder) == [str(mine)]
 
 
 def test_a_process_of_another_boot_is_dead(folder: str) -> None:
@@ -81,6 +83,7 @@ def test_litter_is_no_lease_and_is_collected(folder: str, name: str) -> None:
     os.makedirs(folder)
     open(f"{folder}/{name}", "w").close()
     assert lease.living(folder) == []
+    assert len(lease.collect(folder)) == 1
     assert os.listdir(folder) == []
 
 
@@ -91,6 +94,7 @@ def test_a_directory_of_leases_that_is_a_link_is_not_followed(tmp_path: Path, fo
     os.makedirs(os.path.dirname(folder))
     os.symlink(victim, folder)
     assert lease.living(folder) == []
+    assert lease.collect(folder) == []
     assert lease.release(folder, "job-1") == 0
     with pytest.raises(OSError, match="Not a directory|Too many levels"):
         lease.acquire(folder, Lease("job-1", current()))
