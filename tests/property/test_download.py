@@ -21,6 +21,7 @@ from stager.retry import RetryPolicy
 from stager.store.partial import Partial
 from tests.support.effort import effort
 from tests.support.fake_clock import FakeClock
+from tests.support.fake_node import ticking
 from tests.support.scripted_source import UNKNOWN_SIZE, Fault, ScriptedSource, Version
 
 if TYPE_CHECKING:
@@ -176,7 +177,6 @@ def test_several_streams_bring_one_version(script: list[Fault], streams: int, pi
         patch.setattr(download, "JUDGE_SECONDS", 0.0)
         patch.setattr(download, "PAYS_SECONDS", 0.0)
         # Each look at the clock takes a moment, so that every chunk is a chance for another stream.
-        tick = it.clock.now
-        patch.setattr(it.clock, "now", lambda: it.clock.advance(0.001) or tick())
+        patch.setattr(it.clock, "now", ticking(it.clock))
         done = it.run(streams=streams)
         it.check(versions, done=done)

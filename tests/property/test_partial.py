@@ -226,7 +226,9 @@ segments = st.builds(Segment, *(st.integers(0, 2**64 - 1) | st.integers(0, 300) 
 
 @given(st.binary(max_size=100) | st.lists(segments, max_size=4).map(lambda s: b"".join(map(_packed, s))))
 @effort(60)
-def test_no_account_makes_a_copy_claim_what_is_not_there(tmp_path_factory: pytest.TempPathFactory, account: bytes) -> None:
+def test_no_account_makes_a_copy_claim_what_is_not_there(
+    tmp_path_factory: pytest.TempPathFactory, account: bytes
+) -> None:
     folder = tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _fd: None)

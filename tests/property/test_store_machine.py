@@ -282,5 +282,3 @@ class Store(RuleBasedStateMachine):
 
 Store.TestCase.settings = effort(12, steps=14)
 TestStore = Store.TestCase
-
-

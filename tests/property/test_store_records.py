@@ -8,6 +8,7 @@ import os
 import string
 import tempfile
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 
 from stager import errors
 from stager.errors import OriginUnavailable, StageImageError
-from stager.interfaces import Validators
 from stager.layout import Layout
 from stager.process import ProcessIdentity, boot_id
 from stager.reference import Digest
@@ -23,6 +23,7 @@ from stager.store import files, images, memory
 from tests.property.strategies import digests, hostile_text
 from tests.support.effort import effort
 from tests.support.fake_clock import FakeClock
+
 
 def _as_bytes(text: str) -> str:
     # What can come from a file name or a header: any bytes, with those that are no UTF-8 as surrogates.
@@ -41,10 +42,13 @@ numbers = st.sampled_from(
 )
 values = st.one_of(hostile_text, numbers, identities.map(str), digests.map(str))
 names = st.sampled_from(
-    "digest until boot count at size etag holder beat turn since done total phase error message hint".split()
+    [
+        *("digest", "until", "boot", "count", "at", "size", "etag", "holder", "beat", "turn", "since", "done", "total"),
+        *("phase", "error", "message", "hint"),
+    ]
 )
-hostile_records = st.dictionaries(names, values.map(_as_bytes), max_size=16).map(files.record_text).map(
-    lambda text: text.encode("utf-8", "surrogateescape")
+hostile_records = st.dictionaries(names, values.map(_as_bytes), max_size=16).map(
+    lambda record: files.record_text(record).encode("utf-8", "surrogateescape")
 )
 contents = st.binary(max_size=200) | hostile_records
 
@@ -73,7 +77,8 @@ def test_no_content_is_too_hostile_to_read(path: str, content: bytes, boot: str)
     assert isinstance(memory.read_pin(path, now), Digest | None)
     note = memory.read_leader(path)
     if note is not None:
-        assert all(math.isfinite(n) and abs(n) <= 1e18 for n in (note.since, note.turn, note.beat, note.done, note.total))
+        figures = (note.since, note.turn, note.beat, note.done, note.total)
+        assert all(math.isfinite(n) and abs(n) <= 1e18 for n in figures)
     failure = memory.read_failure(path, now, begun=0.0)
     assert isinstance(failure, StageImageError | None)
     memory.write_failure(path, OriginUnavailable("away"), FakeClock(), 1.0)
@@ -85,10 +90,11 @@ json_values: st.SearchStrategy[object] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+infos = st.fixed_dictionaries({}, optional=dict.fromkeys(("format", "size", "root", "partitions"), json_values))
 sidecars = st.fixed_dictionaries(
     {},
-    optional={name: json_values for name in ("digest", "info", "origin", "fetched", "inode", "mtime_ns", "private")}
-    | {"info": st.fixed_dictionaries({}, optional=dict.fromkeys(("format", "size", "root", "partitions"), json_values))},
+    optional=dict.fromkeys(("digest", "info", "origin", "fetched", "inode", "mtime_ns", "private"), json_values)
+    | {"info": infos},
 )
 
 
@@ -140,7 +146,7 @@ def test_failures_stand_longer_and_longer_but_not_for_ever(
             low, high = (middle, high) if stands else (low, middle)
         waits.append(low)
         clock.advance(gap)
-    assert all(a <= b + 0.01 for a, b in zip(waits, waits[1:], strict=False))
+    assert all(a <= b + 0.01 for a, b in pairwise(waits))
     assert waits[0] == pytest.approx(min(max(backoff, retry_after or 0), memory.LONGEST_BACKOFF), abs=0.01)
 
 

@@ -104,10 +104,10 @@ class Processes:
 
 
 class Kill:
-    """A trace that kills at a point: the store goes out of reach for the rest of the context, as for a process after SIGKILL.
+    """A trace that kills at a point: the store goes out of reach for the rest of the context.
 
-    What the interpreter does on the way out (context managers, finally) then touches nothing that others see.
-    The context swallows what comes of it.
+    So it is for a process after SIGKILL: what the interpreter does on the way out (context managers, finally) touches
+    nothing that others see. The context swallows what comes of it.
     """
 
     def __init__(self, root: str, point: str) -> None:
@@ -130,6 +130,17 @@ class Kill:
             shutil.rmtree(self._root, ignore_errors=True)
             os.rename(f"{self._root}.beyond", self._root)
         return self.happened
+
+
+def ticking(clock: FakeClock) -> Callable[[], float]:
+    """Return what may take the place of `clock.now`: each look takes a moment."""
+    look = clock.now
+
+    def now() -> float:
+        clock.advance(0.001)
+        return look()
+
+    return now
 
 
 class SilentTeller:

@@ -18,6 +18,7 @@ from stager.interfaces import Validators
 from stager.retry import RetryPolicy
 from stager.store.partial import Partial
 from tests.support.fake_clock import FakeClock
+from tests.support.fake_node import ticking
 from tests.support.scripted_source import UNKNOWN_SIZE, Fault, Gate, ScriptedSource, Version
 from tests.support.within import within
 
@@ -73,10 +74,10 @@ def fetching(tmp_path: Path) -> Iterator[Fetching]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch, fetching: Fetching) -> Fetching:
     """Let more streams pay from the first chunk on, each look at the clock taking a moment."""
-    for name, value in (("PAYS_BYTES", 64), ("SHARE_BYTES", 64), ("JUDGE_SECONDS", 0.0), ("PAYS_SECONDS", 0.0), ("GAIN", 0.0)):
+    eagerness = {"PAYS_BYTES": 64, "SHARE_BYTES": 64, "JUDGE_SECONDS": 0.0, "PAYS_SECONDS": 0.0, "GAIN": 0.0}
+    for name, value in eagerness.items():
         monkeypatch.setattr(download, name, value)
-    tick = fetching.clock.now
-    monkeypatch.setattr(fetching.clock, "now", lambda: fetching.clock.advance(0.001) or tick())
+    monkeypatch.setattr(fetching.clock, "now", ticking(fetching.clock))
     return fetching
 
 
@@ -301,7 +302,10 @@ class TestStreams:
 
     @pytest.mark.parametrize(
         "fault",
-        [Fault(refuse=refused), Fault(refuse=gone), Fault(ranges=False), Fault(break_at=5), Fault(elsewhere=3), Fault(move=TWO)],
+        [
+            *(Fault(refuse=refused), Fault(refuse=gone), Fault(ranges=False)),
+            *(Fault(break_at=5), Fault(elsewhere=3), Fault(move=TWO)),
+        ],
     )
     def test_what_happens_to_another_stream_is_no_matter(self, eager: Fetching, fault: Fault) -> None:
         source, copy = ScriptedSource(ONE, [Fault(), fault], piece=10), eager.copy()

@@ -26,15 +26,15 @@ def test_identities_live_until_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
     processes.install(monkeypatch)
     me, other = process.current(), processes.start()
-    assert me.alive
+    assert (me.alive, other.alive) == (True, True)
     assert process.current() == me
     with processes.playing(other):
         assert files.unique().startswith(str(other))
     assert process.current() == me
     processes.kill(other)
-    assert not other.alive
+    assert (me.alive, other.alive) == (True, False)
     processes.reboot(monkeypatch)
-    assert not me.alive
+    assert (me.alive, other.alive) == (False, False)
     assert process.current().boot == process.boot_id() != me.boot
 
 

@@ -199,9 +199,7 @@ class TestLeading:
         os.close(reader)
 
     @pytest.mark.parametrize("kind", ["file", "link", "folder"])
-    def test_what_is_no_fifo_is_done_without(
-        self, processes: Processes, path: str, tmp_path: Path, kind: str
-    ) -> None:
+    def test_what_is_no_fifo_is_done_without(self, processes: Processes, path: str, tmp_path: Path, kind: str) -> None:
         fifo = wake_path(path)
         (tmp_path / "precious").write_text("x")
         {"file": lambda: open(fifo, "w").close(), "link": lambda: os.symlink(tmp_path / "precious", fifo),

@@ -52,7 +52,7 @@ def test_faults_come_in_turn_and_then_no_more() -> None:
         source.open()
     stream = source.open()
     assert stream is not None
-    got = []
+    got: list[bytes] = []
     with pytest.raises(OriginUnavailable):
         got.extend(stream.chunks())
     assert got == [b"01", b"2"]
@@ -73,7 +73,8 @@ def test_what_a_resumed_download_may_meet(fault: Fault, expected: tuple[int, byt
 
 
 def test_sizes_may_be_lies_or_unknown() -> None:
-    larger, unknown = ScriptedSource(OLD, [Fault(size=12)]).open(), ScriptedSource(OLD, [Fault(size=UNKNOWN_SIZE)]).open()
+    larger = ScriptedSource(OLD, [Fault(size=12)]).open()
+    unknown = ScriptedSource(OLD, [Fault(size=UNKNOWN_SIZE)]).open()
     assert larger is not None
     assert unknown is not None
     assert (larger.size, unknown.size) == (12, None)

@@ -134,7 +134,9 @@ class TestKnown:
         assert image.private
         assert os.stat(image.path).st_mode & 0o077 == 0
 
-    def test_what_root_has_is_not_fetched(self, node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_root_has_is_not_fetched(
+        self, node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with fake_node(str(tmp_path / "roots"), monkeypatch) as root:
             shared = root.staging(origin()).run()
         source = origin()
@@ -499,7 +501,9 @@ class TestTogether:
         with fake_node(str(tmp_path / "store"), monkeypatch, real_time=True) as made:
             yield made
 
-    def crowd(self, node: FakeNode, source: ScriptedSource, gate: Gate, tasks: int) -> list[StagedImage | StageImageError]:
+    def crowd(
+        self, node: FakeNode, source: ScriptedSource, gate: Gate, tasks: int
+    ) -> list[StagedImage | StageImageError]:
         """Let a leader come as far as the gate, then the others; open it when all wait, and return what all got."""
         results: list[StagedImage | StageImageError] = []
         waiting = threading.Semaphore(0)

@@ -6,11 +6,14 @@ import errno
 import os
 import stat
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stager.store import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOBODY = 65534
 
@@ -90,7 +93,9 @@ def test_a_failed_write_leaves_the_old_text_and_no_litter(
     assert failing == "replace" or os.listdir(path.parent) == ["record"]
 
 
-def test_a_full_file_system_is_told_before_anything_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_system_is_told_before_anything_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "folder" / "record"
     files.write_text(str(path), "old")
     real = os.open

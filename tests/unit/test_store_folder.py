@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from stager.errors import StoreUnusable
 from stager.layout import VERSION
 from stager.store import folder
 from stager.store.folder import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOBODY = 65534
 
@@ -24,7 +27,7 @@ def tree(path: Path) -> dict[str, int]:
 def test_a_store_is_made_once(store_path: Path) -> None:
     layout = open_store(str(store_path))
     made = tree(store_path)
-    assert open_store(f"{store_path}/") .root == layout.root == str(store_path)
+    assert open_store(f"{store_path}/").root == layout.root == str(store_path)
     assert tree(store_path) == made
     assert {os.path.basename(path) for path in layout.folders} <= set(os.listdir(store_path)) | {"sha256"}
     assert (store_path / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
@@ -179,7 +182,7 @@ def test_everybody_may_lease_from_root_but_not_lead_root_astray(public_path: Pat
     victim = public_path / "victim"
     victim.mkdir(mode=0o700)
     os.symlink(victim, f"{layout.root}/leases/link")
-    with pytest.raises(OSError, match="Not a directory|Too many levels"):
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
         folder.open_to_leases(f"{layout.root}/leases/link")
     assert stat.S_IMODE(victim.stat().st_mode) == 0o700
     folder.open_to_leases(f"{layout.root}/leases/image")

@@ -328,5 +328,3 @@ def test_use_is_told_by_leases(node: FakeNode) -> None:
     lease.living(folder)
     assert images.last_used(node.layout, DIGEST) == 1000, "collecting is not using"
     assert images.last_used(node.layout, digest_of(version(9))) == 0
-
-

@@ -42,9 +42,7 @@ def test_what_was_seen_is_remembered(path: str) -> None:
     assert [seen.since(moment) for moment in (0, 17.5, 18)] == [True, True, False]
 
 
-def test_what_was_seen_in_another_boot_was_seen_at_no_time(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_seen_in_another_boot_was_seen_at_no_time(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
     processes.install(monkeypatch)
     memory.write_seen(path, "r", ONE, validators=Validators(), at=1e9)

@@ -303,7 +303,8 @@ class TestBorrowing:
         """The donor restarts just before the nth file that its successor opens, or byte that it reads."""
         donor = begun(root, 10)
         donor.write(donor.split(donor.segments[0]), BYTES[105:])  # a hole between 10 and 105
-        other, looks, real = bytes(reversed(BYTES)), [0], {name: getattr(os, name) for name in ("open", "pread", "read")}
+        real = {name: getattr(os, name) for name in ("open", "pread", "read")}
+        other, looks = bytes(reversed(BYTES)), [0]
 
         def restart() -> None:
             looks[0] += 1
