@@ -53,9 +53,7 @@ class Fetch:
             if copy.held == 0:
                 partial.borrow(root, copy)
             leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
-            image = self._settle(self._fetch(copy, leadership, seen if held else None, held))
-            # Last of all: until the reference is known to mean the image, the copy is what saves another download.
-            copy.discard()
+            return self._settle(self._fetch(copy, leadership, seen if held else None, held))
         except (NotAnImage, DamagedImage):
             copy.discard()
             raise
@@ -63,8 +61,6 @@ class Fetch:
             if error.errno in FULL and copy.size is None:
                 copy.discard()  # nobody knows how much more would have come, and the disk is full of it
             raise
-        else:
-            return image
         finally:
             copy.leave()
 
@@ -90,6 +86,7 @@ class Fetch:
         rate = f", {show_bytes(image.size / seconds)}/s" if seconds > 0 else ""
         self.tell.say(f"staged {self.known.reference.name}: {show_bytes(image.size)} in {seconds:.1f} s{rate}")
         self.known.remember(image.digest, version, asked)
+        copy.discard()  # not before: a published image that no reference is known to mean would be downloaded again
         return image
 
     def _changed(self, copy: Partial, seen: Seen | None, held: StagedImage | None) -> bool:
