@@ -110,7 +110,9 @@ class Scene:
     def by_wrapper(self, shell: str) -> str:
         """Return what the wrapper answers, or CLI."""
         command = [*shells()[shell], str(WRAPPER), *self.words]
-        done = subprocess.run(command, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            command, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
+        )
         assert (done.returncode, done.stderr) == (0, b""), done
         return os.fsdecode(done.stdout).removesuffix("\n")
 
@@ -241,6 +243,12 @@ def _leased_by(scene: Scene, target: str) -> None:
         scene.lease.mkdir()
 
 
+def _leased_by_nobody(scene: Scene) -> None:
+    scene.lease.parent.mkdir(exist_ok=True)
+    scene.lease.touch()
+    os.chown(scene.lease, NOBODY, 0)
+
+
 def _unlink(path: Path) -> None:
     path.unlink()
 
@@ -294,9 +302,10 @@ FAULTS = {
     "an image out of sight": Fault(lambda s: s.path.parent.rename(s.path.parent.with_name(".aside"))),
     "leases that are a file": Fault(lambda s: _replaced_by_file(s.image.leases)),
     "leases that are a link": Fault(lambda s: _linked(Path(s.image.leases))),
-    "a lease that is a link": Fault(lambda s: _leased_by(s, "/etc/passwd"), "path", unseen="python"),
+    "a lease that is a link": Fault(lambda s: _leased_by(s, s.image.path), "path", unseen="python"),
     "a lease that is a folder": Fault(lambda s: _leased_by(s, ""), "path", unseen="python"),
-    "a mountpoint that was linked": Fault(lambda s: (s.root / UNMOUNTED).symlink_to("/nowhere"), "mount"),
+    "a lease of somebody else": Fault(_leased_by_nobody, "path", unseen="python", root=True),
+    "a mountpoint that was linked": Fault(lambda s: (s.root / UNMOUNTED).symlink_to("nothing"), "mount"),
     "a bare mountpoint": Fault(lambda s: (s.root / UNMOUNTED).touch(), "mount"),
     "a mountpoint about to be unmounted": Fault(lambda s: _unlink(s.root.parent / "ready"), "mount"),
     "a mountpoint that is a link": Fault(lambda s: _linked(s.root, "there"), "mount"),

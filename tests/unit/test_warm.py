@@ -104,6 +104,7 @@ def test_command_lines_that_the_wrapper_leaves_to_the_cli(tmp_path: Path, verb: 
     "job",
     [
         {"JOB_ID": "7"},
+        {"SGE_ROOT": "/sge"},
         {"JOB_ID": "7", "SGE_ROOT": "/sge", "SGE_TASK_ID": "undefined"},
         {"JOB_ID": "7", "SGE_ROOT": "/sge", "SGE_TASK_ID": "3"},
         {"LSB_JOBID": "7", "LSB_JOBINDEX": "0"},
