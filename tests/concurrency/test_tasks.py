@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from stager.interfaces import Validators
 from stager.process import ProcessIdentity
+from stager.store.partial import Partial
 from tests.support.leftovers import MARK
 from tests.support.tasks import (
     ROOT,
@@ -149,10 +151,12 @@ def test_images_differ_by_seed_and_lie_by_digest(tmp_path: Path) -> None:
 
 def test_bytes_in_flight(tmp_path: Path) -> None:
     assert held(tmp_path) == 0
-    for owner, size in (("a", 5), ("b", 7)):
-        folder = tmp_path / "partial" / "key" / owner
-        folder.mkdir(parents=True)
-        (folder / "data").write_bytes(bytes(size))
+    for name, size in (("a", 5), ("b", 7)):
+        copy = Partial(f"{tmp_path}/partial/key/{name}")
+        copy.begin(Validators(), 100, "here", private=False)
+        copy.write(copy.segments[0], bytes(size))
+        copy.split(copy.segments[0])
+        copy.close()
     assert held(tmp_path) == 7
 
 

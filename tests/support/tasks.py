@@ -15,6 +15,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from struct import Struct
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -36,6 +37,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 PATIENCE = 40.0
 """Seconds for anything that is waited for: below the 60 s of a test, above what a loaded machine makes of 1 s."""
+
+SEGMENT = Struct("<QQQ")
+"""Start, position and end of a segment, as stager.store.partial writes them."""
 
 WAITING = "waiting for"
 """In the line that a waiter writes once it waits."""
@@ -68,8 +72,10 @@ def compiled() -> str:
 
 
 def held(store: str | os.PathLike[str]) -> int:
-    """Return how many bytes the fullest copy in flight holds."""
-    return max((data.stat().st_size for data in Path(store).glob("partial/*/*/data")), default=0)
+    """Return how many bytes the fullest copy in flight counts as its own: what a successor goes on from."""
+    accounts = [path.read_bytes() for path in Path(store).glob("partial/*/*/progress")]
+    triples = (SEGMENT.iter_unpack(account[: len(account) // SEGMENT.size * SEGMENT.size]) for account in accounts)
+    return max((sum(position - start for start, position, _ in account) for account in triples), default=0)
 
 
 @dataclass(frozen=True, eq=False)
