@@ -43,7 +43,7 @@ def test_any_fault_ends_at_the_cli(shell: str, verb: str, data: st.DataObject) -
     chosen = data.draw(st.sets(st.sampled_from(sorted(known)), max_size=4))
     scene = set_up(_folder(), verb)
     apply(scene, chosen)
-    for name, answer in (("python", scene.by_python()), ("shell", scene.by_wrapper(shell))):
+    for name, answer in (("shell", scene.by_wrapper(shell)), ("python", scene.by_python())):
         assert answer == (CLI if any(known[fault].unseen != name for fault in chosen) else scene.answer)
 
 

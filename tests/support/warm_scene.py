@@ -276,7 +276,6 @@ FAULTS = {
     "a record of no image": Fault(lambda s: s.rewrite("path", "/etc/passwd")),
     "a record of another time": Fault(lambda s: _later(s.record, 1), unseen="python"),
     "a record that is a link": Fault(lambda s: _linked(s.record)),
-    "a record that is a FIFO": Fault(_fifo),
     "a record of somebody else": Fault(lambda s: os.chown(s.record, NOBODY, 0), root=True),
     "a record that others may write": Fault(lambda s: s.record.chmod(0o620), unseen="shell"),
     "a scope of somebody else": Fault(lambda s: os.chown(s.scope, NOBODY, 0), root=True),
@@ -320,6 +319,7 @@ FAULTS = {
     "another setting": Fault(lambda s: _of(s, STAGE_IMAGE_OFFLINE="allow")),
     "a setting that is empty": Fault(lambda s: _of(s, STAGE_IMAGE_FRESHNESS="")),
     "other settings": Fault(lambda s: _of(s, STAGE_IMAGE_CONFIG="/dev/null")),
+    "a record that is a FIFO": Fault(_fifo),
 }
 
 
