@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stager import mountinfo
+from stager import mountinfo, warm
+from stager.store.folder import open_store
 from tests.support import image_factory as factory
 from tests.support.mounting import NOBODY, apart, mount_new
 from tests.support.tasks import until
-from tests.support.warm_scene import set_up, shells
+from tests.support.warm_scene import CLI, set_up, shells
 from tests.support.warm_site import ALL, Site, a_site
 
 if TYPE_CHECKING:
@@ -119,10 +120,28 @@ def test_the_store_of_those_who_name_none(public_path: Path) -> None:
         scene = set_up(public_path / "work", default=True)
         return scene.answer, scene.by_python(), scene.by_wrapper(SHELL)
 
-    def prepare() -> None:
-        mount_new("tmpfs", Path("/var/tmp"))
-        os.chmod("/var/tmp", 0o1777)
-
-    answer, by_python, by_wrapper = apart(by_both, user=NOBODY, prepare=prepare)
+    answer, by_python, by_wrapper = apart(by_both, user=NOBODY, prepare=_empty_var_tmp)
     assert answer.startswith(f"/var/tmp/stage-image-{NOBODY}/")
     assert (by_python, by_wrapper) == (answer, answer)
+
+
+@pytest.mark.needs("user-switch")
+def test_a_store_of_roots(public_path: Path) -> None:
+    """Its images are answered from records that users keep at home, which root does not know of when it evicts."""
+    scene = set_up(public_path)
+
+    def by_both() -> list[str]:
+        own = Path(open_store(warm.base({})).root)
+        scene.record = own / scene.record.relative_to(public_path / "store")
+        scene.leave()
+        leases = Path(scene.image.leases)
+        return [scene.by_wrapper(SHELL), *(path.owner() for path in leases.iterdir()), scene.by_python()]
+
+    assert apart(by_both, user=NOBODY, prepare=_empty_var_tmp) == [scene.answer, "nobody", scene.answer]
+    scene.path.with_name("image.json").rename(public_path / "hidden")
+    assert apart(by_both, user=NOBODY, prepare=_empty_var_tmp) == [CLI, "nobody", CLI]
+
+
+def _empty_var_tmp() -> None:
+    mount_new("tmpfs", Path("/var/tmp"))
+    os.chmod("/var/tmp", 0o1777)
