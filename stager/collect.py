@@ -127,15 +127,17 @@ class Collector:
                     yield f"unfinished record {name}", f"{folder}/{name}"
 
 
-def drop_orphans(layout: Layout) -> int:
-    """Remove the copies in flight that nobody fills, however young; return how many. For when there is no room."""
+def drop_orphans(layout: Layout, *, dry_run: bool = False) -> int:
+    """Remove the copies in flight that nobody fills, however young; return their bytes. For when there is no room."""
     dropped = 0
     for folder in list(_orphans(layout)):
         mine = partial.own_folder(os.path.dirname(folder))
         with suppress(OSError):  # somebody else has taken it: renaming decides
-            os.rename(folder, mine)
-            files.discard_tree(mine)
-            dropped += 1
+            size = os.lstat(f"{folder}/data").st_blocks * 512
+            if not dry_run:
+                os.rename(folder, mine)
+                files.discard_tree(mine)
+            dropped += size
     return dropped
 
 

@@ -34,6 +34,8 @@ GAIN = 1.15
 """A stream that was added must have made the whole this much faster, or it was the last."""
 LOOK_BYTES = 64 << 10
 """The headers of every image format lie in the first 64 KiB, but for a SIF's inner file system."""
+ROOM_BYTES = 1 << 20
+"""What room is asked for at a time where the origin does not say how much will come."""
 SYNC_BYTES = 32 << 20
 SYNC_SECONDS = 2.0
 
@@ -42,7 +44,7 @@ SYNC_SECONDS = 2.0
 class Download:
     """One image on its way: what is needed to fetch it and how it is going.
 
-    `room` is called with the bytes that will come before the first of them, and every SYNC_BYTES where the origin does
+    `room` is called with the bytes that will come before the first of them, and every ROOM_BYTES where the origin does
     not say how many; it raises NoSpace. `look` sees the
     first bytes, to give up early on what is no image. `streams` limits the connections at a time. `on_wait` is told
     each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
@@ -133,9 +135,8 @@ class Download:
             raise OriginUnavailable(f"{self.source.name} sent bytes from {stream.offset}, not from {segment.position}")
         self._end_extra_streams()
         self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
-        self._looked, self._roomed = False, 0
-        if stream.size is not None:
-            self.room(stream.size)
+        self._looked, self._roomed = False, ROOM_BYTES
+        self.room(ROOM_BYTES if stream.size is None else stream.size)
         return self.partial.segments[0]
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
@@ -157,9 +158,9 @@ class Download:
         if not self._looked and position >= LOOK_BYTES:
             self._looked = True
             self.look(self.partial)
-        if self.partial.size is None and position - self._roomed >= SYNC_BYTES:
-            self._roomed = position
-            self.room(SYNC_BYTES)
+        if self.partial.size is None and position >= self._roomed:
+            self._roomed = position + ROOM_BYTES
+            self.room(ROOM_BYTES)
 
     def _next_segment(self) -> Segment | None:
         open_ends = [s for s in self.partial.segments if s.missing > 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import sys
 
 from stager.errors import InvalidReference
 
@@ -46,12 +47,13 @@ class Reference:
     `location` is a canonical URL for the HTTP schemes and an absolute path for `file`.
     """
 
-    __slots__ = ("digest", "location", "scheme")
+    __slots__ = ("_key", "digest", "location", "scheme")
 
     def __init__(self, scheme: str, location: str, digest: Digest | None = None) -> None:
         self.scheme = scheme
         self.location = location
         self.digest = digest
+        self._key = ""
 
     def __str__(self) -> str:
         return self.location if self.digest is None else f"{self.location}@{self.digest}"
@@ -68,7 +70,9 @@ class Reference:
     @property
     def key(self) -> str:
         """64 hexadecimal digits that name this reference, pin included, in the store."""
-        return _sha256(str(self).encode("utf-8", "surrogateescape"))
+        if not self._key:
+            self._key = _sha256(str(self).encode("utf-8", "surrogateescape"))
+        return self._key
 
     @property
     def shown(self) -> str:
@@ -190,7 +194,7 @@ def _absolute(path: str, cwd: str) -> str:
 def _sha256(data: bytes) -> str:
     # hashlib loads OpenSSL, 2.3 ms in each of a node's tasks; for 50 bytes the interpreter's own code will do. It is
     # called _sha2 from Python 3.12 on.
-    for module in ("_sha2", "_sha256"):
+    for module in ("_sha2", "_sha256") if sys.version_info >= (3, 12) else ("_sha256",):
         try:
             return str(__import__(module).sha256(data).hexdigest())
         except ImportError:

@@ -24,7 +24,8 @@ EPILOG = """\
   stage-image prune --max-size 100GiB    until all images together are no larger
   stage-image prune --max-age 30d        what has not been used for 30 days
   stage-image prune --min-free 50GiB     until so much is free on the store's file system
-Images in use are never evicted. Several conditions are met one after the other. --dry-run only says what would go.
+Images in use are never evicted. Downloads that broke off, and nobody goes on with, go first. Several conditions are
+met one after the other. --dry-run only says what would go.
 """
 
 
@@ -43,13 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
     limits = _limits(arguments)
     node = Node(flags(arguments))
     collect.Collector(node.layout, node.election, node.way_of, dry_run=arguments.dry_run).run()
+    unfinished = _drop_unfinished(node, limits, dry_run=arguments.dry_run)
     chosen = _chosen(node, limits)
     if not arguments.dry_run:
         chosen = [image for image in chosen if collect.evict(node.layout, image.digest)]
-    freed = sum(image.size for image in chosen)
+    freed = sum(image.size for image in chosen) + unfinished
     if arguments.json:
         evicted = [{"digest": str(i.digest), "size": i.size, "last_used": i.last_used} for i in chosen]
-        write_json({"evicted": evicted, "freed": freed, "dry_run": arguments.dry_run})
+        write_json({"evicted": evicted, "unfinished": unfinished, "freed": freed, "dry_run": arguments.dry_run})
         return 0
     for image in chosen:
         write(f"{image.digest}  {show_bytes(image.size)}, last used {show_time(image.last_used)}")
@@ -69,15 +71,30 @@ def _limits(arguments: argparse.Namespace) -> dict[str, float | None]:
     return limits
 
 
-def _chosen(node: Node, limits: dict[str, float | None]) -> list[Evictable]:
-    idle = room.evictable(node.layout)
-    if all(limit is None for limit in limits.values()):
-        return idle
+def _drop_unfinished(node: Node, limits: dict[str, float | None], *, dry_run: bool) -> int:
+    """Remove downloads that broke off and nobody goes on with, unless only age counts; return their bytes."""
+    if limits["max_age"] is not None and limits["max_size"] is None and limits["min_free"] is None:
+        return 0
+    if any(limit is not None for limit in limits.values()) and _surplus(node, limits) <= 0:
+        return 0
+    return collect.drop_orphans(node.layout, dry_run=dry_run)
+
+
+def _surplus(node: Node, limits: dict[str, float | None]) -> float:
+    """Return the bytes by which the store is too large."""
     surplus = 0.0
     if limits["max_size"] is not None:
         surplus = room.total_size(node.layout) - limits["max_size"]
     if limits["min_free"] is not None:
         surplus = max(surplus, limits["min_free"] - room.free_bytes(node.layout.root))
+    return surplus
+
+
+def _chosen(node: Node, limits: dict[str, float | None]) -> list[Evictable]:
+    idle = room.evictable(node.layout)
+    if all(limit is None for limit in limits.values()):
+        return idle
+    surplus = _surplus(node, limits)
     oldest = 0.0 if limits["max_age"] is None else time.time() - limits["max_age"]
     chosen = []
     for image in idle:
