@@ -58,7 +58,7 @@ def test_a_crowd_of_a_new_job_asks_once(tmp_path: Path, store_path: Path) -> Non
     with Origin() as origin, Tasks(tmp_path) as tasks:
         url = origin.put("/tool.sqsh", OLD)
         assert tasks.run(url, env=job(1)).done() == 0
-        crowd = tasks.many(16, url, env=job(2))
+        crowd = tasks.many(8, url, env=job(2))
         all_end(crowd)
         assert {task.answer for task in crowd} == {str(published(store_path, OLD))}
         assert [request.status for request in origin.requests] == [200, 304]
@@ -81,7 +81,7 @@ def test_those_who_always_ask_do_it_together(tmp_path: Path) -> None:
         url = origin.put("/tool.sqsh", OLD, Fault(stall=stall))
         first = tasks.start("--freshness=always", url)
         assert stall.reached.wait(30)
-        later = tasks.many(7, "--freshness=always", url)
+        later = tasks.many(3, "--freshness=always", url)
         told(later)
         stall.go.set()
         all_end([first, *later])
@@ -162,7 +162,7 @@ def test_a_crowd_waits_once_for_an_origin_that_is_away(tmp_path: Path, store_pat
         origin.put("/tool.sqsh", OLD, Fault(stall=stall, status=503, times=1), Fault(status=503))
         leader = tasks.start(url)
         assert stall.reached.wait(30)
-        others = tasks.many(6, url)
+        others = tasks.many(3, url)
         told(others)
         stall.go.set()
         all_end([leader])

@@ -152,7 +152,7 @@ def test_a_stopped_leader_and_a_stopped_successor(tmp_path: Path, store_path: Pa
 
 def test_a_slow_leader_is_waited_for(tmp_path: Path, store_path: Path) -> None:
     """Slow is not stuck: bytes come, fewer than anybody would wish, for longer than the patience with a stuck one."""
-    content = image(500_000)
+    content = image(300_000)
     with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
         url = origin.put("/tool.sqsh", content, Fault(rate=200_000))
         leader = tasks.start(url)

@@ -135,6 +135,11 @@ def test_many_are_all_waited_for(tmp_path: Path) -> None:
         assert wait_for(tasks.many(3, "--version")) == [0, 0, 0]
 
 
+def test_several_command_lines_together(tmp_path: Path) -> None:
+    with Tasks(tmp_path) as tasks:
+        assert [task.done() for task in tasks.together(("--version",), ("no-such-verb", "x"), ())] == [0, 2, 2]
+
+
 def test_all_must_end_alike(tmp_path: Path) -> None:
     with Tasks(tmp_path) as tasks:
         two = [tasks.start(f"echo I am {n} >&2; exit {n}", program=("sh", "-c")) for n in (5, 5)]

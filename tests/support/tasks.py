@@ -184,6 +184,12 @@ class Tasks:
         """Start so many of the same."""
         return [self.start(*words, env=env) for _ in range(count)]
 
+    def together(self, *lines: Sequence[str], env: Mapping[str, str] = NOTHING) -> list[Task]:
+        """Start one for each command line, all at the same time, and wait for the end of all."""
+        tasks = [self.start(*line, env=env) for line in lines]
+        wait_for(tasks)
+        return tasks
+
     def run(
         self,
         *words: str,
