@@ -87,10 +87,11 @@ def test_an_answer_needs_no_other_program(site: Site, shell: str) -> None:
 @pytest.mark.parametrize("shell", shells())
 @pytest.mark.parametrize("verb", FORMS)
 def test_every_shell_sees_every_fault(tmp_path: Path, shell: str, verb: str) -> None:
+    sound = set_up(tmp_path / "sound", verb)
+    assert sound.by_wrapper(shell) == sound.answer
     own = {name: fault for name, fault in faults(verb).items() if verb in ("path", fault.verb)}
     for number, (name, fault) in enumerate(own.items()):
         scene = set_up(tmp_path / str(number), verb)
-        assert scene.by_wrapper(shell) == scene.answer
         apply(scene, {name})
         assert (scene.by_wrapper(shell) == scene.answer) == (fault.unseen == "shell"), name
 
@@ -254,20 +255,13 @@ def test_a_session_whose_leader_has_gone(site: Site, store_path: Path, shell: st
 
 
 @pytest.mark.parametrize("entry", ALL)
-def test_an_answer_that_cannot_be_written_is_no_success(site: Site, entry: str) -> None:
+@pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
+def test_an_answer_that_cannot_be_written_is_no_success(site: Site, entry: str, stdout: str) -> None:
     site.warmed(site.reference)
-    with Path("/dev/full").open("wb") as full:
-        command = [*site.entry(entry), site.reference]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=site.tasks.environ(),
-            check=False,
-        )
-    assert done.returncode not in (0, 120)
-    assert b"Traceback" not in done.stderr
+    task = site.tasks.run("-c", f'exec "$@" {stdout}', "sh", *site.entry(entry), site.reference, program=("sh",))
+    assert task.done() not in (0, 120)
+    assert "stage-image: error: the answer cannot be written to stdout" in task.err
+    assert "Traceback" not in task.err
 
 
 @pytest.mark.parametrize("shell", shells())
