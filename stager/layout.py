@@ -17,7 +17,9 @@
 
 from __future__ import annotations
 
-from stager.reference import Digest
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stager.reference import Digest
 
 VERSION = 1
 """Of the layout above; a store of a newer version is refused, never changed."""

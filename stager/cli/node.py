@@ -17,7 +17,7 @@ from stager.lease import Lease
 from stager.process import current, session_leader
 from stager.progress import teller
 from stager.reference import Reference, parse
-from stager.store import folder
+from stager.store import folder, memory
 
 if TYPE_CHECKING:
     import argparse
@@ -118,8 +118,11 @@ class Node:
         path = place.record(question)
         if path is None:
             return
-        pinned = bool(self.job.scope) or self.reference(question.text).digest is not None
-        until = 0 if pinned else int(self.clock.now() + warm.SESSION_SECONDS)
+        reference = self.reference(question.text)
+        until = 0
+        if not self.job.scope and reference.digest is None:
+            pin_ends = memory.pin_end(self.layout.pin(self.scope, reference.key))
+            until = int(min(self.clock.now() + warm.SESSION_SECONDS, pin_ends))
         try:
             warm.leave(
                 path,

@@ -87,6 +87,12 @@ def read_pin(path: str, now: float) -> Digest | None:
     return digest
 
 
+def pin_end(path: str) -> float:
+    """Return when a session's pin ends, in seconds since boot; infinity for none, and for a job's."""
+    record = files.read_record(path)
+    return _number(record, "until") if record and "until" in record else float("inf")
+
+
 def write_pin(path: str, digest: Digest, *, until: float | None, now: float) -> Digest:
     """Pin a job, for ever or `until` seconds since boot; return what it is pinned to: the first digest wins."""
     record = {"digest": str(digest)}
