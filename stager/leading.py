@@ -35,9 +35,14 @@ def claimed(path: str, clock: Clock, turn: int) -> Iterator[bool]:
     try:
         yield _claim(path, LeaderNote(current(), clock.wall(), turn))
     finally:
-        note = read_leader(path)
-        if note is not None and note.holder == current():
-            files.discard(path)
+        give_up(path)
+
+
+def give_up(path: str) -> None:
+    """Take back our note, if it is ours: a process that becomes its command lives on and would be waited for."""
+    note = read_leader(path)
+    if note is not None and note.holder == current():
+        files.discard(path)
 
 
 def _claim(path: str, mine: LeaderNote) -> bool:

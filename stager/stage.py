@@ -111,7 +111,8 @@ class Staging:
         )
 
     @property
-    def _note(self) -> str:
+    def note(self) -> str:
+        """Where the leader tells of itself."""
         return self.layout.leader(self.reference.key)
 
     def _take_lease(self, image: StagedImage) -> None:
@@ -137,7 +138,7 @@ class Staging:
             return image
 
     def _obtain(self, begun: float) -> StagedImage:
-        follower = Follower(self._note, self.clock, self.tell, self.policy.patience)
+        follower = Follower(self.note, self.clock, self.tell, self.policy.patience)
         refused = _Refusals(self.clock, self.tell)
         while True:
             if (image := follower.follow(lambda: self._settled(begun))) is not None:
@@ -145,7 +146,7 @@ class Staging:
             if follower.has_met_a_leader():
                 refused.forget()
             turn = max(self._turn(follower), refused.turn)
-            with claimed(self._note, self.clock, turn) as ours:
+            with claimed(self.note, self.clock, turn) as ours:
                 if ours and (image := self._contend(turn, begun)) is not None:
                     return image
             refused.count(turn)
@@ -159,7 +160,7 @@ class Staging:
             return (self._settled(begun) or self._lead(turn)) if leads else None
 
     def _turn(self, follower: Follower) -> int:
-        note = memory.read_leader(self._note)
+        note = memory.read_leader(self.note)
         if note is None or not note.holder.alive:
             return note.turn if note else 0
         if not follower.stalled(note):
@@ -178,7 +179,7 @@ class Staging:
 
     def _lead(self, turn: int) -> StagedImage:
         self.trace("locked")
-        with Leadership(self._note, self.clock, turn, self.tell) as leadership:
+        with Leadership(self.note, self.clock, turn, self.tell) as leadership:
             try:
                 with storage_errors(self.layout.root):
                     image = self._fetch.run(leadership)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from stager.process import current
 from stager.store.memory import read_leader
 
 TYPE_CHECKING = False
@@ -103,11 +104,11 @@ class Follower:
             self._wake.close()
 
     def _follow(self, done: Callable[[], T | None]) -> T | None:
-        poll = SHORTEST_POLL
+        poll, mine = SHORTEST_POLL, current()
         while (answer := done()) is None:
             self._wake.listen()
             note = read_leader(self._path)
-            if note is None or not note.holder.alive or self.stalled(note):
+            if note is None or note.holder == mine or not note.holder.alive or self.stalled(note):
                 return done()
             self._show(note)
             self._wake.wait(poll)

@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from stager.clock import Clock
     from stager.errors import StageImageError
     from stager.interfaces import Teller
     from stager.reference import Reference
@@ -62,7 +63,8 @@ def _follow(question: Question, place: Place) -> int | None:
     from stager.clock import SystemClock
     from stager.errors import InvalidReference
     from stager.reference import parse
-    from stager.store.memory import read_failure, read_leader
+    from stager.store.files import discard
+    from stager.store.memory import read_failure
     from stager.waiting import Follower
 
     clock = SystemClock()
@@ -72,7 +74,8 @@ def _follow(question: Question, place: Place) -> int | None:
     except InvalidReference:
         return None
     path = place.layout.leader(reference.key)
-    if question.name is not None and read_leader(path) is not None:
+    ours = question.name is None or _claim(path, clock)
+    if not ours:
         teller = _teller(reference.name)
         try:
             record = Follower(path, clock, teller).follow(lambda: warm.answer(question, place))
@@ -83,7 +86,36 @@ def _follow(question: Question, place: Place) -> int | None:
     if _is_known(reference, place):
         return None
     failure = read_failure(place.layout.failure(reference.key), clock.now(), begun=begun)
+    if failure is not None and ours:
+        discard(path)
     return None if failure is None else _report(failure, reference.shown)
+
+
+def _claim(path: str, clock: Clock) -> bool:
+    """Leave our note where no living process left one; tell whether it is ours to go the long way.
+
+    That takes 100 ms of CPU before it leaves a note itself: on 2 cores 60 of 256 tasks went it in vain, and kept the
+    leader from its download (measured).
+    """
+    from stager.process import current
+    from stager.store.files import create_text, discard
+    from stager.store.memory import LeaderNote, read_leader
+
+    folder, mine = os.path.dirname(path), LeaderNote(current(), clock.wall()).text()
+    try:
+        if not os.path.isdir(folder):
+            if os.listdir(os.path.dirname(folder)):
+                return True
+            os.mkdir(folder, 0o700)  # an empty store that is to be: the long way makes the rest, or refuses it
+        if create_text(path, mine):
+            return True
+        note = read_leader(path)
+        if note is not None and note.holder.alive:
+            return False
+        discard(path)
+        return create_text(path, mine)
+    except OSError:
+        return True
 
 
 def _is_known(reference: Reference, place: Place) -> bool:

@@ -8,6 +8,7 @@ from stager.cli.fetching import staging
 from stager.cli.node import Node
 from stager.cli.options import flags
 from stager.errors import MountUnavailable, StageImageError
+from stager.leading import give_up
 from stager.store.trouble import storage_errors
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, option
         error.reference = error.reference or wish.reference.shown
         raise
     finally:
+        give_up(wish.note)  # the entry may have left it for the others to wait by, until mount and answer are there too
         tell.close()
     node.collector.run()
     return Obtained(node, image, mounted[0])

@@ -14,8 +14,10 @@ digests = hex_digests.map(Digest)
 # Curated alphabets, because st.characters() reads the whole Unicode table first: a second of a suite that has ten.
 _any_character = st.integers(0, 0x10FFFF).map(chr)
 _odd_characters = st.sampled_from("\0\n\t/@:%[]#?\\ \udcff\udc80.-_")
-hostile_text = st.text(_any_character | _odd_characters | st.sampled_from(string.printable), max_size=80)
+_hostile_character = _any_character | _odd_characters | st.sampled_from(string.printable)
+hostile_text = st.text(_hostile_character, max_size=80)
 """What argv can hold and worse: bytes that are no UTF-8 arrive as surrogates (PEP 383)."""
+short_hostile_text, long_hostile_text = (st.text(_hostile_character, max_size=size) for size in (5, 300))
 
 _alphanumeric = st.sampled_from(string.ascii_letters + string.digits)
 _label = st.builds(

@@ -3,12 +3,13 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stager.config import KEYS, Config, load
 from stager.errors import ConfigError
 from tests.property.strategies import hostile_text
+from tests.support.effort import effort
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,11 +41,13 @@ def test_every_setting_has_a_strategy() -> None:
 
 
 @given(configs)
+@effort(25)
 def test_what_is_shown_can_be_read_back(values: dict[str, Any]) -> None:
     assert {name: KEYS[name].kind.parse(raw) for name, raw in tomllib.loads(toml(values)).items()} == values
 
 
 @given(st.sampled_from(sorted(set(KEYS) - {"mirrors"})).flatmap(lambda name: st.tuples(st.just(name), _values[name])))
+@effort(25)
 def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
     name, value = entry
     raw = tomllib.loads(toml({name: value}))[name]
@@ -55,8 +58,8 @@ def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
     assert config.sources[name] == (variable if text else "default")
 
 
-@settings(max_examples=30)
 @given(configs, configs, configs)
+@effort(25)
 def test_the_last_source_wins(
     tmp_path_factory: pytest.TempPathFactory, site: dict[str, Any], user: dict[str, Any], flags: dict[str, Any]
 ) -> None:
@@ -82,6 +85,7 @@ def _written(path: Path, values: dict[str, Any]) -> str:
 
 
 @given(st.dictionaries(st.sampled_from(sorted(KEYS)) | hostile_text, hostile_text | st.integers() | st.floats()))
+@effort(25)
 def test_anything_else_is_a_config_error_of_one_line(flags: dict[str, object]) -> None:
     environ: dict[str, str]
     chosen: dict[str, object]

@@ -111,7 +111,7 @@ def trial(source: ScriptedSource) -> Iterator[Trial]:
 
 
 @given(scripts, pieces)
-@effort(120)
+@effort(40)
 def test_what_was_downloaded_is_one_version_or_an_error_in_bounded_time(script: list[Fault], piece: int) -> None:
     versions = [version(1), *(f.move for f in script if f.move is not None)]
     with trial(ScriptedSource(versions[0], script, piece=piece)) as it:
@@ -126,7 +126,7 @@ def test_what_was_downloaded_is_one_version_or_an_error_in_bounded_time(script: 
 
 
 @given(scripts)
-@effort(60)
+@effort(20)
 def test_an_origin_that_comes_to_its_senses_is_not_given_up(script: list[Fault]) -> None:
     hopeful = [f for f in script if f.refuse is not _gone][: POLICY.attempts - 1]
     with trial(ScriptedSource(version(1), hopeful, piece=64)) as it:
@@ -134,7 +134,7 @@ def test_an_origin_that_comes_to_its_senses_is_not_given_up(script: list[Fault])
 
 
 @given(scripts, st.integers(0, 7))
-@effort(60)
+@effort(20)
 def test_a_download_goes_on_where_another_ended(script: list[Fault], given_up: int) -> None:
     versions = [version(1), *(f.move for f in script if f.move is not None)]
     fatal = Fault(refuse=_gone)
@@ -148,7 +148,7 @@ def test_a_download_goes_on_where_another_ended(script: list[Fault], given_up: i
 
 
 @given(st.integers(1, SIZE - 1), st.lists(breaks, max_size=4))
-@effort(30)
+@effort(12)
 def test_breaks_cost_no_byte_where_ranges_are_served(first: int, later: list[int]) -> None:
     script = [Fault(break_at=at) for at in (first, *later)]
     with trial(ScriptedSource(version(1), script, piece=16)) as it:
@@ -157,7 +157,7 @@ def test_breaks_cost_no_byte_where_ranges_are_served(first: int, later: list[int
 
 
 @given(scripts)
-@effort(40)
+@effort(15)
 def test_what_is_known_is_not_fetched(script: list[Fault]) -> None:
     known = version(1).validators
     quiet = [f for f in script if f.refuse in (_busy, _stalled)][:4]
@@ -168,7 +168,7 @@ def test_what_is_known_is_not_fetched(script: list[Fault]) -> None:
 
 
 @given(scripts, st.integers(2, 4), pieces)
-@effort(40)
+@effort(15)
 def test_several_streams_bring_one_version(script: list[Fault], streams: int, piece: int) -> None:
     versions = [version(1), *(f.move for f in script if f.move is not None)]
     with trial(ScriptedSource(versions[0], script, piece=min(piece, 16))) as it, pytest.MonkeyPatch.context() as patch:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stager.errors import DamagedImage, NotAnImage
 from stager.images import READ_LIMIT, foreign, recognise
 from stager.interfaces import ImageInfo
 from stager.layout import FORMAT_SUFFIXES
+from tests.property.strategies import long_hostile_text
+from tests.support.effort import effort
 from tests.support.image_factory import in_memory, minimal_erofs, minimal_sif, minimal_squashfs, recognised
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def recognised_or_refused(content: bytes) -> ImageInfo | None:
 
 
 @given(st.one_of(st.binary(max_size=2000), bytes_with_a_magic(), mutated_images()))
-@settings(max_examples=150, deadline=None)
+@effort(40)
 def test_whatever_the_bytes_there_is_an_image_or_one_of_two_errors(content: bytes) -> None:
     info = recognised_or_refused(content)
     if info is None:
@@ -102,7 +104,7 @@ def test_whatever_the_bytes_there_is_an_image_or_one_of_two_errors(content: byte
 
 
 @given(st.one_of(bytes_with_a_magic(), mutated_images()))
-@settings(max_examples=150, deadline=None)
+@effort(40)
 def test_reads_stay_in_the_file_and_are_few(content: bytes) -> None:
     with watched_reads() as reads:
         recognised_or_refused(content)
@@ -113,14 +115,14 @@ def test_reads_stay_in_the_file_and_are_few(content: bytes) -> None:
 
 @pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())
 @given(part=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=40, deadline=None)
+@effort(12)
 def test_no_prefix_of_an_image_is_an_image(content: bytes, part: float) -> None:
     assert recognised_or_refused(content) is not None
     assert recognised_or_refused(content[: int(part * len(content))]) is None
 
 
 @given(st.sampled_from(list(IMAGES.values())), st.binary(max_size=600))
-@settings(max_examples=40, deadline=None)
+@effort(15)
 def test_what_follows_an_image_does_not_change_what_it_is(content: bytes, more: bytes) -> None:
     alone, followed = recognised(content), recognised(content + more)
     assert (alone.format, alone.compression, alone.arch) == (followed.format, followed.compression, followed.arch)
@@ -128,7 +130,7 @@ def test_what_follows_an_image_does_not_change_what_it_is(content: bytes, more: 
 
 
 @given(content=st.sampled_from(list(IMAGES.values())), held=st.integers(0, 5000))
-@settings(max_examples=40, deadline=None)
+@effort(15)
 def test_a_file_that_shrinks_while_it_is_read_is_refused(content: bytes, held: int) -> None:
     with in_memory(content[: min(held, len(content) - 1)]) as fd:
         try:
@@ -139,8 +141,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(content: bytes, held: i
         assert held > 96
 
 
-@given(st.text(max_size=300))
-@settings(max_examples=60, deadline=None)
+@given(long_hostile_text)
+@effort(20)
 def test_quoted_text_is_short_and_printable(text: str) -> None:
     shown = foreign.quoted(text)
     assert shown.isprintable()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stager.jobenv import LOCAL_RANKS, NODE_RANKS, from_environ
 from tests.property.strategies import hostile_text
+from tests.support.effort import effort
 
 _variables = st.sampled_from(
     (
@@ -19,6 +20,7 @@ environs = st.dictionaries(_variables, _values, max_size=8)
 
 
 @given(environs)
+@effort(25)
 def test_scope_is_a_plain_file_name_or_empty(environ: dict[str, str]) -> None:
     scope = from_environ(environ).scope
     assert set(scope) <= set(string.ascii_letters + string.digits + "._-")
@@ -27,17 +29,20 @@ def test_scope_is_a_plain_file_name_or_empty(environ: dict[str, str]) -> None:
 
 
 @given(environs)
+@effort(25)
 def test_scheduler_and_job_come_together(environ: dict[str, str]) -> None:
     job = from_environ(environ)
     assert bool(job.scheduler) == bool(job.job) == bool(job.scope)
 
 
 @given(environs, st.dictionaries(st.sampled_from([*LOCAL_RANKS, *NODE_RANKS]), _values))
+@effort(25)
 def test_all_tasks_of_a_job_share_its_scope(environ: dict[str, str], ranks: dict[str, str]) -> None:
     assert from_environ(environ | ranks).scope == from_environ(environ).scope
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=2, max_size=2, unique=True), st.integers(0, 99), st.integers(0, 99))
+@effort(25)
 def test_different_jobs_never_share_a_scope(jobs: list[int], task: int, other: int) -> None:
     def scopes(job: int, index: int) -> set[str]:
         rows: list[dict[str, str]] = [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stager.layout import FORMAT_SUFFIXES, Layout, warm_name
 from tests.property.strategies import absolute_paths, digests, hex_digests, hostile_text, reference_texts
+from tests.support.effort import effort
 
 if TYPE_CHECKING:
     from stager.reference import Digest
@@ -18,7 +19,7 @@ ROOT = "/store"
 verbs = st.sampled_from(["stage", "mount", "exec"])
 mounts = st.sampled_from(["auto", "loop", "fuse", "none"])
 runtimes = st.sampled_from(["auto", "apptainer", "singularity", "none"])
-scopes = st.from_regex(r"(slurm|sge|pbs)-[0-9]{1,6}", fullmatch=True)
+scopes = st.builds("{}-{}".format, st.sampled_from(["slurm", "sge", "pbs"]), st.integers(0, 999_999))
 texts = reference_texts | hostile_text | st.text("ab/%,.:@-_ ", max_size=12).map("/".__add__)
 questions = st.tuples(verbs, mounts, runtimes, texts)
 
@@ -40,6 +41,7 @@ def every_path(root: str, digest: Digest, key: str, scope: str, name: str) -> li
 
 
 @given(digests, digests, hex_digests, hex_digests)
+@effort(25)
 def test_different_things_have_different_paths(one: Digest, two: Digest, key: str, other: str) -> None:
     paths = Counter(every_path(ROOT, one, key, "slurm-1", key))
     assert max(paths.values()) == 1
@@ -49,6 +51,7 @@ def test_different_things_have_different_paths(one: Digest, two: Digest, key: st
 
 
 @given(absolute_paths, digests, hex_digests, scopes)
+@effort(25)
 def test_everything_lies_below_a_folder_of_the_store(root: str, digest: Digest, key: str, scope: str) -> None:
     layout = Layout(root)
     for path in every_path(root, digest, key, scope, key):
@@ -68,12 +71,14 @@ def test_folders_come_parents_first() -> None:
 
 
 @given(questions, questions)
+@effort(25)
 def test_different_questions_have_different_warm_answers(one: tuple[str, ...], two: tuple[str, ...]) -> None:
     names = [warm_name(*question) for question in (one, two)]
     assert one == two or None in names or names[0] != names[1]
 
 
 @given(questions)
+@effort(25)
 def test_warm_names_are_plain_file_names(question: tuple[str, str, str, str]) -> None:
     name = warm_name(*question)
     if name is not None:
@@ -85,6 +90,7 @@ def test_warm_names_are_plain_file_names(question: tuple[str, str, str, str]) ->
 
 
 @given(questions)
+@effort(25)
 def test_warm_names_can_be_undone(question: tuple[str, str, str, str]) -> None:
     name = warm_name(*question)
     if name is not None:
@@ -93,6 +99,7 @@ def test_warm_names_can_be_undone(question: tuple[str, str, str, str]) -> None:
 
 
 @given(reference_texts.filter(lambda text: len(text) <= 200 and text.isascii()))
+@effort(25)
 def test_ordinary_references_have_warm_names(text: str) -> None:
     from string import ascii_letters, digits
 

@@ -28,7 +28,7 @@ identities = st.builds(ProcessIdentity, st.integers(0, 2**31), st.integers(0, 2*
 
 
 @given(scopes, identities)
-@effort(50)
+@effort(20)
 def test_a_lease_is_its_name(scope: str, holder: ProcessIdentity) -> None:
     again = Lease.parse(str(Lease(scope, holder)))
     assert again is not None
@@ -36,7 +36,7 @@ def test_a_lease_is_its_name(scope: str, holder: ProcessIdentity) -> None:
 
 
 @given(hostile_text | st.builds("{}@{}".format, scopes, hostile_text))
-@effort(80)
+@effort(25)
 def test_no_name_is_too_hostile_to_parse(name: str) -> None:
     found = Lease.parse(name)
     assert found is None or Lease.parse(str(found)) is not None
@@ -101,5 +101,5 @@ class Leases(RuleBasedStateMachine):
         return iter(os.listdir(self.folder) if os.path.isdir(self.folder) else [])
 
 
-Leases.TestCase.settings = effort(15, steps=20)
+Leases.TestCase.settings = effort(6, steps=20)
 TestLeases = Leases.TestCase

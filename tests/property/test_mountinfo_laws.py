@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stager import mountinfo
 from tests.property.strategies import hostile_text
+from tests.support.effort import effort
 
 words = st.text("ab \t\n\\#0147-:\xe4\udcff", max_size=6)
 paths = st.lists(words.filter(bool), max_size=3).map(lambda parts: "/" + "/".join(parts))
@@ -18,6 +19,7 @@ def mangled(text: str) -> str:
 
 
 @given(root=paths, mountpoint=paths, source=words, optional=st.lists(st.sampled_from(["shared:1", "master:22"])))
+@effort(25)
 def test_what_the_kernel_escapes_comes_back(root: str, mountpoint: str, source: str, optional: list[str]) -> None:
     middle = "".join(f" {field}" for field in optional)
     line = f"7 6 8:1 {mangled(root)} {mangled(mountpoint)} rw,nosuid{middle} - ext4 {mangled(source)} ro"
@@ -26,7 +28,16 @@ def test_what_the_kernel_escapes_comes_back(root: str, mountpoint: str, source: 
     assert (found.options, found.super_options) == (["rw", "nosuid"], ["ro"])
 
 
-@given(hostile_text | st.from_regex(r"\d \d 0:1 \\?\d* / rw (- )*(x )*[^ ]*", fullmatch=True))
+near_lines = st.builds(
+    "{} {} 0:1 {}{} / rw {}{}{}".format,
+    *(st.integers(0, 9), st.sampled_from("09٣"), st.sampled_from(["", "\\"]), st.text("0189٣", max_size=5)),
+    *(st.sampled_from(["", "- ", "- - "]), st.sampled_from(["", "x ", "x x x "])),
+    hostile_text.map(lambda text: text.replace(" ", "")),
+)
+
+
+@given(hostile_text | near_lines)
+@effort(25)
 def test_no_text_makes_the_parser_fail(text: str) -> None:
     for mount in mountinfo.parse(text):
         mountinfo.covering([mount], mount.mountpoint)
@@ -60,6 +71,7 @@ places = st.lists(st.sampled_from("abc"), max_size=3).map(tuple)
 
 
 @given(mounted=st.lists(places, max_size=8), path=places, chroot=st.booleans())
+@effort(25)
 def test_the_table_says_where_the_kernel_would_go(
     mounted: list[tuple[str, ...]], path: tuple[str, ...], chroot: bool
 ) -> None:

@@ -217,7 +217,7 @@ class Copies(RuleBasedStateMachine):
         return os.pread(copy.fileno(), SIZE * 2, 0)
 
 
-Copies.TestCase.settings = effort(25, steps=25)
+Copies.TestCase.settings = effort(10, steps=25)
 TestCopies = Copies.TestCase
 
 
@@ -225,7 +225,7 @@ segments = st.builds(Segment, *(st.integers(0, 2**64 - 1) | st.integers(0, 300) 
 
 
 @given(st.binary(max_size=100) | st.lists(segments, max_size=4).map(lambda s: b"".join(map(_packed, s))))
-@effort(60)
+@effort(20)
 def test_no_account_makes_a_copy_claim_what_is_not_there(
     tmp_path_factory: pytest.TempPathFactory, account: bytes
 ) -> None:

@@ -22,6 +22,7 @@ from tests.property.strategies import (
     url_tails,
     urls,
 )
+from tests.support.effort import effort
 
 prefixes = st.sampled_from(
     ["", "https://", "http://h", "file://", "/", "file:///%", "http://[", "@sha256:", "/x@sha256:"]
@@ -30,12 +31,14 @@ anything = st.builds(str.__add__, prefixes, hostile_text) | reference_texts
 
 
 @given(reference_texts)
+@effort(25)
 def test_what_is_printed_means_the_same(text: str) -> None:
     reference = parse(text)
     assert parts(parse(str(reference))) == parts(reference)
 
 
 @given(anything, absolute_paths)
+@effort(25)
 def test_whatever_is_accepted_can_be_printed_and_read_back(text: str, cwd: str) -> None:
     try:
         reference = parse(text, cwd)
@@ -46,18 +49,21 @@ def test_whatever_is_accepted_can_be_printed_and_read_back(text: str, cwd: str) 
 
 
 @given(reference_texts)
+@effort(25)
 def test_keys_are_file_names(text: str) -> None:
     assert len(parse(text).key) == 64
     assert set(parse(text).key) <= set("0123456789abcdef")
 
 
 @given(reference_texts, reference_texts)
+@effort(25)
 def test_keys_are_equal_exactly_if_references_are(one: str, two: str) -> None:
     assert (parse(one).key == parse(two).key) == (parse(one) == parse(two))
     assert parse(one).key == parse(str(parse(one))).key
 
 
 @given(urls(), pins)
+@effort(25)
 def test_scheme_and_host_have_no_case(url: str, pin: str) -> None:
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
@@ -67,29 +73,34 @@ def test_scheme_and_host_have_no_case(url: str, pin: str) -> None:
 
 
 @given(host_names, url_tails)
+@effort(25)
 def test_the_default_port_goes_without_saying(host: str, tail: str) -> None:
     assert parse(f"http://{host}:80/{tail}") == parse(f"http://{host}/{tail}")
     assert parse(f"https://{host}:443/{tail}") == parse(f"https://{host}/{tail}")
 
 
 @given(host_names, ports, url_tails)
+@effort(25)
 def test_other_ports_stay(host: str, port: int, tail: str) -> None:
     location = parse(f"https://{host}:{port}/{tail}").location
     assert (location == f"https://{host.lower()}:{port}/{tail}") == (port != 443)
 
 
 @given(relative_paths, absolute_paths)
+@effort(25)
 def test_a_relative_path_is_taken_from_the_working_directory(path: str, cwd: str) -> None:
     assume(path.split(":", maxsplit=1)[0] not in ("docker", "oci"))
     assert parts(parse(f"./{path}", cwd)) == parts(parse(posixpath.join(cwd, path)))
 
 
 @given(absolute_paths, absolute_paths)
+@effort(25)
 def test_an_absolute_path_does_not_depend_on_it(path: str, cwd: str) -> None:
     assert parts(parse(path, cwd)) == parts(parse(path))
 
 
 @given(absolute_paths | file_urls)
+@effort(25)
 def test_paths_are_absolute_and_without_empty_parts(text: str) -> None:
     location = parse(text).location
     assert location.startswith("/")
@@ -97,6 +108,7 @@ def test_paths_are_absolute_and_without_empty_parts(text: str) -> None:
 
 
 @given(absolute_paths)
+@effort(25)
 def test_a_file_url_means_its_path(path: str) -> None:
     from urllib.parse import quote
 
@@ -104,6 +116,7 @@ def test_a_file_url_means_its_path(path: str) -> None:
 
 
 @given(urls() | absolute_paths, hex_digests)
+@effort(25)
 def test_a_pin_is_taken_off_and_put_back(text: str, digits: str) -> None:
     pinned = parse(f"{text}@sha256:{digits}")
     assert pinned.digest == Digest(digits)
@@ -111,11 +124,13 @@ def test_a_pin_is_taken_off_and_put_back(text: str, digits: str) -> None:
 
 
 @given(digests)
+@effort(25)
 def test_digests(digest: Digest) -> None:
     assert Digest(str(digest)) == Digest(digest.hex) == Digest(str(digest).upper()) == digest
 
 
 @given(st.text("0123456789abcdefABCDEF", max_size=70) | hostile_text)
+@effort(25)
 def test_only_64_digits_make_a_digest(text: str) -> None:
     try:
         assert Digest(text).hex == text.lower().removeprefix("sha256:")
@@ -124,6 +139,7 @@ def test_only_64_digits_make_a_digest(text: str) -> None:
 
 
 @given(host_names, st.text("abc019", min_size=12, max_size=12), st.sampled_from(["{}@{}/x", "u:{}@{}/", "{}:p@{}?q"]))
+@effort(25)
 def test_credentials_are_never_repeated(host: str, secret: str, shape: str) -> None:
     assume(secret not in host)
     try:

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stager.errors import NotFound, OriginUnavailable, StageImageError
 from stager.retry import RetryPolicy, retrying
+from tests.support.effort import effort
 from tests.support.fake_clock import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-QUICK = settings(max_examples=80, deadline=None)
 
 policies = st.builds(
     RetryPolicy,
@@ -91,7 +90,7 @@ plans = st.lists(tries, min_size=1, max_size=12)
 
 
 @given(plans, policies)
-@QUICK
+@effort(25)
 def test_no_try_begins_behind_the_deadline(plan: list[Try], policy: RetryPolicy) -> None:
     story = Story(plan)
     story.run(policy)
@@ -100,7 +99,7 @@ def test_no_try_begins_behind_the_deadline(plan: list[Try], policy: RetryPolicy)
 
 
 @given(plans, policies)
-@QUICK
+@effort(25)
 def test_no_more_tries_without_progress_than_allowed(plan: list[Try], policy: RetryPolicy) -> None:
     story = Story(plan)
     story.run(policy)
@@ -111,14 +110,14 @@ def test_no_more_tries_without_progress_than_allowed(plan: list[Try], policy: Re
 
 
 @given(plans, policies)
-@QUICK
+@effort(25)
 def test_the_outcome_is_that_of_the_last_try(plan: list[Try], policy: RetryPolicy) -> None:
     story = Story(plan)
     assert story.run(policy) is story.last
 
 
 @given(plans, policies)
-@QUICK
+@effort(25)
 def test_pauses_are_bounded_by_the_cap_and_what_the_origin_asks(plan: list[Try], policy: RetryPolicy) -> None:
     story = Story(plan)
     story.run(policy)
@@ -130,7 +129,7 @@ def test_pauses_are_bounded_by_the_cap_and_what_the_origin_asks(plan: list[Try],
 
 
 @given(policies, st.sampled_from([NotFound, KeyError]))
-@QUICK
+@effort(25)
 def test_what_cannot_get_better_is_tried_once(policy: RetryPolicy, kind: type[Exception]) -> None:
     calls = []
 
@@ -150,7 +149,7 @@ def test_what_cannot_get_better_is_tried_once(policy: RetryPolicy, kind: type[Ex
 
 
 @given(st.integers(1, 200), st.floats(1, 100))
-@QUICK
+@effort(25)
 def test_progress_is_never_given_up(breaks: int, seconds: float) -> None:
     steps = [Try(seconds, 1, OriginUnavailable("broke off"))] * breaks
     story = Story([*steps, Try(0, 1, None)])
@@ -158,7 +157,7 @@ def test_progress_is_never_given_up(breaks: int, seconds: float) -> None:
 
 
 @given(st.integers(2, 9))
-@QUICK
+@effort(25)
 def test_the_same_bytes_again_are_no_progress(attempts: int) -> None:
     clock, marks, calls = FakeClock(), iter([0, 5, 3, 5, 0, *[5] * 20]), []
 

@@ -84,7 +84,7 @@ def outcome(wish: Staging) -> StagedImage | StageImageError:
 
 
 @given(nth=steps, after=st.booleans(), moves=st.booleans(), warm=st.booleans())
-@effort(45)
+@effort(18)
 def test_a_death_at_any_write_costs_nothing(
     tmp_path_factory: pytest.TempPathFactory, nth: int, *, after: bool, moves: bool, warm: bool
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_death_at_any_write_costs_nothing(
 
 
 @given(nth=steps, number=st.sampled_from([errno.ENOSPC, errno.EDQUOT, errno.EIO]), warm=st.booleans())
-@effort(45)
+@effort(18)
 def test_a_write_that_fails_is_told_and_made_good(
     tmp_path_factory: pytest.TempPathFactory, nth: int, number: int, *, warm: bool
 ) -> None:

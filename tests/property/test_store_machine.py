@@ -280,5 +280,5 @@ class Store(RuleBasedStateMachine):
         return left
 
 
-Store.TestCase.settings = effort(12, steps=14)
+Store.TestCase.settings = effort(5, steps=14)
 TestStore = Store.TestCase

@@ -20,7 +20,7 @@ from stager.layout import Layout
 from stager.process import ProcessIdentity, boot_id
 from stager.reference import Digest
 from stager.store import files, images, memory
-from tests.property.strategies import digests, hostile_text
+from tests.property.strategies import digests, hostile_text, short_hostile_text
 from tests.support.effort import effort
 from tests.support.fake_clock import FakeClock
 
@@ -59,7 +59,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @given(records | st.dictionaries(keys, backslashes, max_size=3))
-@effort(80)
+@effort(25)
 def test_what_is_written_is_read_back(path: str, record: dict[str, str]) -> None:
     encodable = {key: _as_bytes(value) for key, value in record.items()}
     files.write_record(path, encodable)
@@ -67,7 +67,7 @@ def test_what_is_written_is_read_back(path: str, record: dict[str, str]) -> None
 
 
 @given(contents, st.sampled_from(["", boot_id()]))
-@effort(80)
+@effort(25)
 def test_no_content_is_too_hostile_to_read(path: str, content: bytes, boot: str) -> None:
     with open(path, "wb") as file:
         file.write(content + (f"boot {boot}\n".encode() if boot else b""))
@@ -86,8 +86,8 @@ def test_no_content_is_too_hostile_to_read(path: str, content: bytes, boot: str)
 
 
 json_values: st.SearchStrategy[object] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | short_hostile_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(short_hostile_text, inner, max_size=3),
     max_leaves=6,
 )
 infos = st.fixed_dictionaries({}, optional=dict.fromkeys(("format", "size", "root", "partitions"), json_values))
@@ -99,7 +99,7 @@ sidecars = st.fixed_dictionaries(
 
 
 @given(st.binary(max_size=100) | (sidecars | json_values).map(lambda v: json.dumps(v).encode()))
-@effort(60)
+@effort(25)
 def test_no_sidecar_is_too_hostile_to_read(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     layout = Layout(tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp()))
     digest = Digest(sha256(b"").hexdigest())
@@ -110,7 +110,7 @@ def test_no_sidecar_is_too_hostile_to_read(tmp_path_factory: pytest.TempPathFact
 
 
 @given(digests, st.lists(digests, min_size=1, max_size=5))
-@effort(20)
+@effort(10)
 def test_the_first_pin_wins(path: str, first: Digest, later: list[Digest]) -> None:
     files.discard(path)
     assert memory.write_pin(path, first, until=None, now=0) == first
@@ -119,7 +119,7 @@ def test_the_first_pin_wins(path: str, first: Digest, later: list[Digest]) -> No
 
 
 @given(digests, digests, st.floats(1, 1e6), st.floats(0, 1e6))
-@effort(20)
+@effort(10)
 def test_a_pin_of_a_session_ends(path: str, old: Digest, new: Digest, until: float, later: float) -> None:
     files.discard(path)
     memory.write_pin(path, old, until=until, now=0)
@@ -130,7 +130,7 @@ def test_a_pin_of_a_session_ends(path: str, old: Digest, new: Digest, until: flo
 
 
 @given(st.lists(st.floats(0, 400), min_size=1, max_size=6), st.floats(0.1, 400), st.none() | st.floats(0, 1e6))
-@effort(40)
+@effort(15)
 def test_failures_stand_longer_and_longer_but_not_for_ever(
     path: str, gaps: list[float], backoff: float, retry_after: float | None
 ) -> None:
@@ -154,7 +154,7 @@ error_classes = st.sampled_from([kind for kind in vars(errors).values() if isins
 
 
 @given(error_classes, hostile_text, hostile_text)
-@effort(30)
+@effort(12)
 def test_all_tasks_read_the_same_words(path: str, kind: type[StageImageError], message: str, hint: str) -> None:
     files.discard(path)
     clock = FakeClock()

@@ -7,7 +7,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-FACTOR = 40
+FACTOR = 100
 
 
 def effort(examples: int, steps: int = 50) -> settings:

@@ -162,7 +162,7 @@ def test_what_is_no_copy_does_not_stay_for_ever(node: FakeNode, kind: str) -> No
 def test_room_is_made_of_what_nobody_fills(node: FakeNode) -> None:
     assert node.dies_at("fetching", origin())
     busy = partial.Partial(partial.own_folder(node.layout.partials("key")))
-    assert collect.drop_orphans(node.layout) == 1
+    assert collect.drop_orphans(node.layout) > 0
     assert partial.folders(node.layout.partials("key")) == [busy.folder]
     busy.close()
 
