@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps nginx, mount helpers and losetup; not on everybody's PATH."""
 
-UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "zookeeper"})
-"""What tests/support/install-system-packages cannot install: skipped even when everything else is required."""
+UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "zookeeper", "user-python"})
+"""What tests/support/install-system-packages cannot install: skipped even when everything else is required.
+
+`user-python`: an interpreter that lies in a home which is closed to other users cannot be run by them.
+"""
 
 NOBODY = 65534
 LOOP_CTL_GET_FREE = 0x4C82
@@ -62,6 +66,7 @@ def _erofs() -> bool:
 _TRIALS: dict[str, Callable[[], bool]] = {
     "root": _root,
     "user-switch": lambda: _root() and _runs("true", user=NOBODY),
+    "user-python": lambda: _root() and _runs(sys.executable, "-c", "pass", user=NOBODY),
     "mount": _mount,
     "loop": _loop,
     "fuse": _fuse,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.needs("user-switch")
+pytestmark = pytest.mark.needs("user-switch", "user-python")
 
 ALICE, MALLORY = 64_981, 64_982
 """Users that nobody else on this machine is."""
