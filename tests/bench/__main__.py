@@ -42,19 +42,29 @@ def main(arguments: list[str]) -> int:
     if lacking := capabilities.missing(NEEDS):
         sys.stderr.write(f"bench: this machine lacks: {', '.join(lacking)}\n")
         return 2
-    signal.signal(signal.SIGTERM, _end)
     load = os.getloadavg()[0]
+    if asked.write and (why := _not_worth_keeping(load)):
+        sys.stderr.write(f"bench: nothing is kept: {why}\n")
+        return 2
+    signal.signal(signal.SIGTERM, _end)
     with Ground(QUICK if asked.quick else FULL) as ground:
         os.chdir(ground.folder)
         try:
             rows = [row for name in asked.part or PARTS for row in _measured(ground, name)]
-            text = page(machine.described(ground.folder, load), rows)
+            text = page(machine.described(ROOT, ground.folder, load), rows)
         finally:
             os.chdir(ROOT)
     sys.stdout.write(text)
     if asked.write:
         PAGE.write_text(text, encoding="utf-8")
     return int(any(isinstance(row, Unmeasured) for row in rows))
+
+
+def _not_worth_keeping(load: float) -> str:
+    if machine.busy(load, os.cpu_count() or 1):
+        return f"the load average is {load:.2f}, on a machine that ought to be quiet"
+    changed = machine.changed(ROOT)
+    return f"the code is not as committed: {', '.join(line.split()[-1] for line in changed)}" if changed else ""
 
 
 def _measured(ground: Ground, name: str) -> Sequence[AnyRow | Unmeasured]:

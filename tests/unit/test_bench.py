@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from docs.links import anchors
+from tests.bench import machine
 from tests.bench.samples import Goal, Sample, interleaved
 from tests.bench.table import HEAD, Row, Unmeasured, markdown, page, show, show_goal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECONDS = st.floats(1e-6, 1e4)
 
@@ -129,3 +136,32 @@ def test_the_page_tells_what_was_not_measured_and_why(tmp_path_factory: pytest.T
     path = tmp_path_factory.mktemp("page") / "benchmarks.md"
     path.write_text(text)
     assert anchors(path) == {"benchmarks", "the-rows-in-detail"}
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "is_busy"), [(0.0, 1, False), (1.0, 2, False), (1.1, 2, True), (9, 64, False)]
+)
+def test_a_machine_is_busy_when_half_of_it_is(load: float, cores: int, *, is_busy: bool) -> None:
+    assert machine.busy(load, cores) is is_busy
+
+
+def test_an_archive_without_history_can_be_measured(tmp_path: Path) -> None:
+    assert machine.changed(tmp_path) == []
+    assert "commit unknown" in "\n".join(machine.described(tmp_path, tmp_path, 0.5))
+
+
+def test_the_page_says_whether_the_code_was_changed(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        user = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *user, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "stager").mkdir()
+    file = tmp_path / "stager" / "a.py"
+    file.write_text("1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=a")
+    assert machine.changed(tmp_path) == []
+    file.write_text("2\n")
+    assert machine.changed(tmp_path) == [" M stager/a.py"]
+    assert "changed since" in "\n".join(machine.described(tmp_path, tmp_path, 0.5))
