@@ -27,8 +27,11 @@ TWICE = 4 << 20
 SOON = 5.0
 """Seconds in which a death must have been noticed and made good."""
 
-IMPATIENT = {"STAGE_IMAGE_DEADLINE": "0.6s", "STAGE_IMAGE_STALL_TIMEOUT": "0.2s"}
-"""Makes 1 s of the time that a leader may go without a byte: deadline and two stall timeouts."""
+IMPATIENT = {"STAGE_IMAGE_DEADLINE": "0.3s", "STAGE_IMAGE_STALL_TIMEOUT": "0.1s"}
+"""Makes 0.5 s of the time that a leader may go without a byte: deadline and two stall timeouts."""
+
+PATIENT = {"STAGE_IMAGE_DEADLINE": "0.6s", "STAGE_IMAGE_STALL_TIMEOUT": "0.2s"}
+"""Makes 1 s of it, for leaders that must not be taken for stuck."""
 
 OFFSETS = [70_000, *(Random(11).randrange(1, SIZE) for _ in range(2)), SIZE - 1]
 
@@ -153,7 +156,7 @@ def test_a_stopped_leader_and_a_stopped_successor(tmp_path: Path, store_path: Pa
 def test_a_slow_leader_is_waited_for(tmp_path: Path, store_path: Path) -> None:
     """Slow is not stuck: bytes come, fewer than anybody would wish, for longer than the patience with a stuck one."""
     content = image(300_000)
-    with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
+    with Origin() as origin, Tasks(tmp_path, **PATIENT) as tasks:
         url = origin.put("/tool.sqsh", content, Fault(rate=200_000))
         leader = tasks.start(url)
         origin.wait_for(1)

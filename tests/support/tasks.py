@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,11 +63,6 @@ def image(size: int = 1 << 20, seed: int = 1) -> bytes:
 def published(store: str | os.PathLike[str], content: bytes) -> Path:
     """Return where a squashfs image lies in a store, there or not."""
     return Path(Layout(os.fspath(store)).image_file(Digest(sha256(content).hexdigest()), "squashfs"))
-
-
-def compiled() -> str:
-    """Return where the session keeps byte code for its tasks: compiling the sources takes longer than most of them."""
-    return os.path.join(tempfile.gettempdir(), "pycache")
 
 
 def held(store: str | os.PathLike[str]) -> int:
@@ -204,8 +198,11 @@ class Tasks:
         return task
 
     def environ(self, more: Mapping[str, str] = NOTHING) -> dict[str, str]:
-        """Return the environment of a task; what is empty is left out."""
-        ours = {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": compiled(), "TMPDIR": str(self._folder)}
+        """Return the environment of a task; what is empty is left out.
+
+        Byte code is always kept: compiling the sources takes longer than most tasks.
+        """
+        ours = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self._folder)}
         found = {**os.environ, **ours, **self._environ, **more}
         return {name: value for name, value in found.items() if value and name not in (MARK, "PYTHONDONTWRITEBYTECODE")}
 
