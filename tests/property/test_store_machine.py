@@ -85,8 +85,10 @@ class Store(RuleBasedStateMachine):
         """A death costs no byte that was there: the next call fetches what was missing, and no more."""
         source, begun = self.sources[url], self.sources[url].served
         self._tick()
-        if self._dies(url, name, point):
-            assert not self._blocked(url, name) or point == "locked"
+        known = images.lookup(self.node.layout, digest_of(source.version)) is not None
+        if self._dies(url, name, point) and self._blocked(url, name):
+            # What the origin has now may have to be fetched to see that it is another image than the pinned one.
+            assert point == "locked" or (not known and point not in ("pinned", "leased"))
         if not self._blocked(url, name):
             self._stage(url, name)
             assert source.served - begun <= len(source.version.content)
@@ -208,6 +210,7 @@ class Store(RuleBasedStateMachine):
         try:
             image = self.node.staging(source, url=url, scope=name, holder=self._job(name).holder, policy=RETRY).run()
         except PinLost:
+            self._forget_mended()  # by the same look at the origin that showed another image there
             return None
         self._found(image.digest)
         assert images.lookup(self.node.layout, image.digest) is not None
