@@ -207,6 +207,16 @@ class TestFailures:
         assert node.staging(source, scope="job-2").run().digest == digest_of(version(2))
         assert source.served == len(version(1).content) + len(version(2).content), "what came was not thrown away"
 
+    def test_a_job_whose_image_is_gone_downloads_the_other_once(self, node: FakeNode) -> None:
+        source = origin(1)
+        images.remove(node.layout, node.staging(source).run().digest)
+        source.version = version(2)
+        for _ in range(3):
+            node.clock.advance(3600)
+            with pytest.raises(PinLost):
+                node.staging(source).run()
+        assert source.served == len(version(1).content) + len(version(2).content)
+
     def test_a_job_whose_image_is_gone_gets_it_again_if_it_can(self, node: FakeNode) -> None:
         source = origin(1)
         image = node.staging(source).run()
