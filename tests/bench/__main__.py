@@ -47,11 +47,12 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"bench: nothing is kept: {why}\n")
         return 2
     signal.signal(signal.SIGTERM, _end)
+    code = machine.code(ROOT)  # before it is installed: commits go on meanwhile
     with Ground(QUICK if asked.quick else FULL) as ground:
         os.chdir(ground.folder)
         try:
             rows = [row for name in asked.part or PARTS for row in _measured(ground, name)]
-            text = page(machine.described(ROOT, ground.folder, load), rows)
+            text = page([code, *machine.described(ground.folder, load)], rows)
         finally:
             os.chdir(ROOT)
     sys.stdout.write(text)

@@ -24,13 +24,17 @@ def changed(root: Path) -> list[str]:
     return _git(root, "status", "--porcelain", "--", "stager", "sbatch-wrapper", "tests/bench").splitlines()
 
 
-def described(root: Path, folder: Path, load: float) -> list[str]:
-    """Return lines for people: `root` is the checkout, `folder` where it was measured, `load` the average before."""
-    code = _git(root, "rev-parse", "--short", "HEAD").strip() or "unknown"
+def code(root: Path) -> str:
+    """Return what is measured, for people: version and commit of the checkout."""
+    commit = _git(root, "rev-parse", "--short", "HEAD").strip() or "unknown"
+    return f"stage-image {__version__}, commit {commit}{', changed since' if changed(root) else ''}"
+
+
+def described(folder: Path, load: float) -> list[str]:
+    """Return the machine, for people: `folder` is where it was measured, `load` the load average before."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         f"{time.strftime('%Y-%m-%d', time.gmtime())}; load average before: {load:.2f}",
-        f"stage-image {__version__}, commit {code}{', changed since' if changed(root) else ''}",
         f"{os.cpu_count()} cores ({_processor()}), {memory / (1 << 30):.0f} GiB of memory",
         f"Linux {platform.release()}, Python {platform.python_version()}, store on {_file_system(folder)}",
     ]

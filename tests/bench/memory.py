@@ -50,6 +50,7 @@ def rows(ground: Ground) -> list[Row]:
             reference=size,
             unit="B",
             goal=GOAL,
+            obstacle="the image file's own pages, or what else the machine has read meanwhile",
             notes=(_of_file(ours), f"a plain `mount -o loop` of the same: {twice:.2f} × its size"),
         ),
         Row(
@@ -59,6 +60,7 @@ def rows(ground: Ground) -> list[Row]:
             reference=size,
             unit="B",
             goal=GOAL,
+            obstacle="the image file's own pages",
             notes=(_of_file(kept),),
         ),
     ]

@@ -62,6 +62,7 @@ def _row(ground: Ground, image: Path, rate: int, goal: Goal | None) -> Row:
         against="one `curl -o`",
         reference=curl,
         goal=goal,
+        obstacle=_obstacle(storms, curl.median),
         broken="" if all(one.requests == 1 for one in storms) else "more than one GET",
         notes=(
             f"curl got {size / curl.median:.1f} MB/s, and took {_median(one.cpu for one in curls)} of CPU",
@@ -72,13 +73,19 @@ def _row(ground: Ground, image: Path, rate: int, goal: Goal | None) -> Row:
 
 def _notes(storms: list[Storm], tasks: int) -> tuple[str, ...]:
     started, exists, first = (_median(getattr(s, name) for s in storms) for name in ("started", "published", "first"))
-    cpu, each = _median(storm.cpu for storm in storms), _median(storm.cpu / tasks for storm in storms)
-    gets = ", ".join(f"{storm.requests} ({storm.sent / 1e6:.0f} MB)" for storm in storms)
+    cpu, each = _median(one.cpu for one in storms), _median(one.cpu / tasks for one in storms)
+    gets = ", ".join(f"{one.requests} ({one.sent / 1e6:.0f} MB)" for one in storms)
     return (
         f"all started after {started}, image published after {exists}, first task run after {first}",
-        f"all tasks together took {cpu} of CPU on {os.cpu_count()} cores, {each} each",
+        f"all tasks together took {cpu} of CPU, {each} each",
         f"GETs at the origin, round by round: {gets}",
     )
+
+
+def _obstacle(storms: list[Storm], curl: float) -> str:
+    cores = os.cpu_count() or 1
+    busy = Sample([one.cpu / cores for one in storms]).median
+    return f"the tasks keep {cores} cores busy for {busy:.1f} s, which the download of {curl:.1f} s shares with them"
 
 
 def _storm(ground: Ground, origin: Nginx, url: str) -> Storm:

@@ -37,8 +37,8 @@ below the table say what each number is made of.
 class Row:
     """One line of the table; `unit` is s or B. Without a reference, the goal is absolute.
 
-    `broken` is what misses the goal whatever was measured. `notes` say what the number is made of, and so what holds a
-    missed goal back.
+    `broken` is what misses the goal whatever was measured. `notes` say what the number is made of, `obstacle` what
+    holds it back if it misses its goal.
     """
 
     what: str
@@ -48,6 +48,7 @@ class Row:
     unit: str = "s"
     goal: Goal | None = None
     broken: str = ""
+    obstacle: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,7 +74,8 @@ class Row:
         """Return the lines below the table: how much the values vary, and the notes."""
         samples = [("", self.measured), (f"{self.against}: ", self.reference)]
         spreads = [f"{name}{_spread(sample, self.unit)}" for name, sample in samples if sample is not None]
-        return ["; ".join(spreads), *self.notes]
+        missed = self.goal is not None and self.verdict != "met"
+        return ["; ".join(spreads), *self.notes, *([f"what holds it back: {self.obstacle}"] if missed else [])]
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def _row(what: str, ours: list[Ended], against: str, theirs: list[Ended], goal: 
         against=against,
         reference=Sample([one.seconds for one in theirs]),
         goal=goal,
+        obstacle=f"{cpu[0]} of CPU against {cpu[1]}",
         notes=(f"CPU: {cpu[0]}; {against}: {cpu[1]}",),
     )
 

@@ -127,6 +127,14 @@ def test_every_line_of_the_table_has_all_columns_and_the_same_width() -> None:
     assert len(lines) == 5
 
 
+def test_what_holds_a_goal_back_is_told_where_it_is_missed() -> None:
+    def details(measured: float) -> list[str]:
+        return Row(what="", measured=Sample([measured]), goal=Goal(plus=1), obstacle="a wall").details()
+
+    assert details(2.0)[-1] == "what holds it back: a wall"
+    assert "a wall" not in details(1.0)[-1]
+
+
 def test_the_page_tells_what_was_not_measured_and_why(tmp_path_factory: pytest.TempPathFactory) -> None:
     text = page(["2 cores"], [row(1.0), Unmeasured("d", "no reason")])
     assert "- 2 cores\n" in text
@@ -147,7 +155,7 @@ def test_a_machine_is_busy_when_half_of_it_is(load: float, cores: int, *, is_bus
 
 def test_an_archive_without_history_can_be_measured(tmp_path: Path) -> None:
     assert machine.changed(tmp_path) == []
-    assert "commit unknown" in "\n".join(machine.described(tmp_path, tmp_path, 0.5))
+    assert machine.code(tmp_path).endswith("commit unknown")
 
 
 def test_the_page_says_whether_the_code_was_changed(tmp_path: Path) -> None:
@@ -164,4 +172,4 @@ def test_the_page_says_whether_the_code_was_changed(tmp_path: Path) -> None:
     assert machine.changed(tmp_path) == []
     file.write_text("2\n")
     assert machine.changed(tmp_path) == [" M stager/a.py"]
-    assert "changed since" in "\n".join(machine.described(tmp_path, tmp_path, 0.5))
+    assert machine.code(tmp_path).endswith("changed since")
