@@ -6,8 +6,6 @@ import signal
 from random import Random
 from typing import TYPE_CHECKING
 
-import pytest
-
 from stager.clock import SystemClock
 from stager.layout import Layout
 from stager.process import current
@@ -36,39 +34,31 @@ PATIENT = {"STAGE_IMAGE_DEADLINE": "0.6s", "STAGE_IMAGE_STALL_TIMEOUT": "0.2s"}
 OFFSETS = [70_000, *(Random(11).randrange(1, SIZE) for _ in range(2)), SIZE - 1]
 
 
-@pytest.mark.parametrize("offset", OFFSETS)
-def test_killed_at_any_byte(tmp_path: Path, store_path: Path, offset: int) -> None:
+def test_killed_at_any_byte(tmp_path: Path) -> None:
+    """Each in a store of its own, side by side; every second time while nobody waits."""
     content = image(SIZE)
-    stall = Stall(offset)
+    stalls = [Stall(offset) for offset in OFFSETS]
     with Origin() as origin, Tasks(tmp_path, SLURM_JOB_ID="1") as tasks:
-        url = origin.put("/tool.sqsh", content, Fault(stall=stall, times=1))
-        leader = tasks.start(url)
-        assert stall.reached.wait(30)
-        waiters = tasks.many(3, url)
+        urls = [origin.put(f"/{n}.sqsh", content, Fault(stall=stall, times=1)) for n, stall in enumerate(stalls)]
+        stores = [tmp_path / f"store-{n}" for n in range(len(stalls))]
+        envs = [{"STAGE_IMAGE_STORE": str(store)} for store in stores]
+        leaders = [tasks.start(url, env=env) for url, env in zip(urls, envs, strict=True)]
+        until(lambda: [held(store) for store in stores] == OFFSETS, "all bytes so far to be held")
+        waiters = [tasks.start(urls[n], env=envs[n]) for n in (0, 0, 2, 2)]
         told(waiters)
-        until(lambda: held(store_path) == offset, f"{offset} bytes to be held")
-        leader.kill()
-        origin.wait_for(2, SOON)
-        all_end(waiters)
-        assert {task.answer for task in waiters} == {str(published(store_path, content))}
-        assert [request.headers.get("range") for request in origin.requests] == [None, f"bytes={offset}-"]
-        assert origin.sent("/tool.sqsh") == len(content)
-    assert published(store_path, content).read_bytes() == content
-
-
-@pytest.mark.parametrize("offset", OFFSETS[:2])
-def test_killed_while_nobody_waits(tmp_path: Path, store_path: Path, offset: int) -> None:
-    content = image(SIZE)
-    stall = Stall(offset)
-    with Origin() as origin, Tasks(tmp_path, SLURM_JOB_ID="1") as tasks:
-        url = origin.put("/tool.sqsh", content, Fault(stall=stall, times=1))
-        leader = tasks.start(url)
-        assert stall.reached.wait(30)
-        until(lambda: held(store_path) == offset, f"{offset} bytes to be held")
-        leader.kill()
+        for leader in leaders:
+            leader.kill()
+        origin.wait_for(len(stalls) + 2, SOON)
         # Another job goes on just as well: the bytes belong to the reference.
-        assert tasks.run(url, env={"SLURM_JOB_ID": "2"}).answer == str(published(store_path, content))
-        assert origin.sent("/tool.sqsh") == len(content)
+        others = [tasks.start(urls[n], env=envs[n] | {"SLURM_JOB_ID": "2"}) for n in (1, 3)]
+        all_end([*waiters, *others])
+        for n, (stall, store) in enumerate(zip(stalls, stores, strict=True)):
+            requests = origin.seen(f"/{n}.sqsh")
+            assert [request.headers.get("range") for request in requests] == [None, f"bytes={stall.at}-"]
+            assert origin.sent(f"/{n}.sqsh") == len(content)
+            assert published(store, content).read_bytes() == content
+    answers = [task.answer for task in (*waiters, *others)]
+    assert answers == [str(published(stores[n], content)) for n in (0, 0, 2, 2, 1, 3)]
 
 
 def test_killed_in_full_flight(tmp_path: Path, store_path: Path) -> None:
@@ -124,22 +114,27 @@ def test_a_stopped_leader_is_named_and_replaced(tmp_path: Path, store_path: Path
     assert_quiet(store_path)
 
 
-@pytest.mark.parametrize("point", ["locked", "verified", "published"])
-def test_stopped_at_a_point_and_continued_later(tmp_path: Path, store_path: Path, point: str) -> None:
+def test_stopped_at_a_point_and_continued_later(tmp_path: Path) -> None:
     content = image()
+    points = ("locked", "verified", "published")
     with Origin() as origin, Tasks(tmp_path, **IMPATIENT) as tasks:
         url = origin.put("/tool.sqsh", content)
-        leader = tasks.start(url, env={"STAGE_IMAGE_TEST_STOP_AT": point})
-        leader.stops()
-        waiter = tasks.run(url)
-        assert (waiter.done(), waiter.answer) == (0, str(published(store_path, content))), waiter.err
-        assert f"pid {leader.pid}, has stopped moving" in waiter.err
-        inode = published(store_path, content).stat().st_ino
-        leader.send(signal.SIGCONT)
-        assert (leader.done(), leader.answer) == (0, waiter.answer), leader.err
-        assert published(store_path, content).stat().st_ino == inode
-    assert published(store_path, content).read_bytes() == content
-    assert_quiet(store_path)
+        envs = {point: {"STAGE_IMAGE_STORE": str(tmp_path / point)} for point in points}
+        places = {point: published(tmp_path / point, content) for point in points}
+        leaders = {point: tasks.start(url, env=envs[point] | {"STAGE_IMAGE_TEST_STOP_AT": point}) for point in points}
+        for leader in leaders.values():
+            leader.stops()
+        waiters = {point: tasks.start(url, env=envs[point]) for point in points}
+        all_end(waiters.values())
+        for point, leader in leaders.items():
+            assert waiters[point].answer == str(places[point])
+            assert f"pid {leader.pid}, has stopped moving" in waiters[point].err
+            inode = places[point].stat().st_ino
+            leader.send(signal.SIGCONT)
+            assert (leader.done(), leader.answer) == (0, str(places[point])), leader.err
+            assert places[point].stat().st_ino == inode
+            assert places[point].read_bytes() == content
+            assert_quiet(tmp_path / point)
 
 
 def test_a_stopped_leader_and_a_stopped_successor(tmp_path: Path, store_path: Path) -> None:
