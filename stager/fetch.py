@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stager.interfaces import ImageInfo, Teller
     from stager.known import Known
     from stager.leading import Leadership
+    from stager.reference import Digest
     from stager.store.images import StagedImage
     from stager.store.memory import Seen
     from stager.store.partial import Partial
@@ -47,6 +48,8 @@ class Fetch:
         held = self.held(seen)
         if held is not None and held.digest == self.known.expected():
             return held
+        if held is None and seen is not None:
+            held = self._mended(seen.digest)  # no use to a job pinned to another, but not to be downloaded again either
         root = self.known.layout.partials(self.known.key)
         copy = partial.adopt(root) or partial.Partial(partial.own_folder(root))
         try:
@@ -65,10 +68,11 @@ class Fetch:
             copy.leave()
 
     def held(self, seen: Seen | None) -> StagedImage | None:
-        """Return the image that the reference meant last time, mended when only its sidecar was bad."""
+        """Return the image the job is pinned to, or else what the reference meant last time; mended where needed."""
         digest = self.known.expected() or (seen.digest if seen else None)
-        if digest is None:
-            return None
+        return self._mended(digest) if digest else None
+
+    def _mended(self, digest: Digest) -> StagedImage | None:
         image = self.known.lookup(digest)
         if image is None and images.image_files(self.known.layout, digest):
             image, found = repair.verify(self.known.layout, digest, self.recognise)

@@ -17,6 +17,7 @@ from docs import links
 from docs.commands import known_options
 from stager import config, errors, jobenv
 from stager.cli.parser import VERBS
+from tests.support import source_trees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,9 +128,8 @@ def test_every_exit_code_exists() -> None:
 @cache
 def messages() -> list[str]:
     """Return every text of the code, with … where something is put in."""
-    files = [*(ROOT / "stager").rglob("*.py"), Path(argparse.__file__)]
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    return [text for tree in trees for node in ast.walk(tree) if (text := text_of(node))]
+    modules = [*source_trees.nodes().values(), source_trees.walked(Path(argparse.__file__).read_text(encoding="utf-8"))]
+    return [text for nodes in modules for node in nodes if (text := text_of(node))]
 
 
 def text_of(node: ast.AST) -> str:

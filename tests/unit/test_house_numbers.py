@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support import source_trees
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -20,13 +20,9 @@ POSITIONAL_MAX = 4
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "handler", "worker", "misc"}
 
 
-def sources() -> dict[str, str]:
-    return {str(f.relative_to(ROOT)): f.read_text() for f in sorted((ROOT / "stager").rglob("*.py"))}
-
-
-def functions(sources: dict[str, str]) -> Iterator[tuple[str, Function]]:
-    for name, text in sources.items():
-        for node in ast.walk(ast.parse(text)):
+def functions(modules: Mapping[str, tuple[ast.AST, ...]]) -> Iterator[tuple[str, Function]]:
+    for name, nodes in modules.items():
+        for node in nodes:
             if isinstance(node, Function):
                 yield f"{name}:{node.lineno} {node.name}", node
 
@@ -43,30 +39,30 @@ def positional(function: Function) -> int:
 
 
 def test_modules() -> None:
-    lines = {name: text.count("\n") for name, text in sources().items() if text}
+    lines = {name: text.count("\n") for name, text in source_trees.texts().items() if text}
     assert {name: n for name, n in lines.items() if n > MODULE_MAX} == {}
     assert median(lines.values()) <= MODULE_MEDIAN
 
 
 def test_functions() -> None:
-    lines = {name: length(node) for name, node in functions(sources())}
+    lines = {name: length(node) for name, node in functions(source_trees.nodes())}
     assert {name: n for name, n in lines.items() if n > FUNCTION_MAX} == {}
     assert median(lines.values()) <= FUNCTION_MEDIAN
     assert quantiles(lines.values(), n=20)[-1] <= FUNCTION_P95
 
 
 def test_arguments() -> None:
-    counts = {name: positional(node) for name, node in functions(sources())}
+    counts = {name: positional(node) for name, node in functions(source_trees.nodes())}
     assert {name: n for name, n in counts.items() if n > POSITIONAL_MAX} == {}
 
 
 def test_names_say_something() -> None:
-    assert [name for name in sources() if VAGUE.intersection(Path(name).with_suffix("").parts)] == []
+    assert [name for name in source_trees.texts() if VAGUE.intersection(Path(name).with_suffix("").parts)] == []
 
 
 def test_the_ruler() -> None:
     text = (
         'def f(a, /, b, *, c):\n    """Say."""\n    x = 1\n\n    return x\n\nclass C:\n    def m(self, a): return a\n'
     )
-    measured = [(length(node), positional(node)) for _, node in functions({"f.py": text})]
+    measured = [(length(node), positional(node)) for _, node in functions({"f.py": source_trees.walked(text)})]
     assert measured == [(3, 2), (1, 1)]
