@@ -201,6 +201,22 @@ class VerifyFailed(StageImageError):
     hint = "stage the quarantined images again"
 
 
+class ClusterUnavailable(StageImageError):
+    """ZooKeeper, or the cluster's other nodes by way of it, cannot be reached, and the node may not go on alone."""
+
+    exit_code = 85
+    hint = "check cluster.zookeeper and the network, or set cluster.on_failure to `node`"
+    retryable = True
+
+
+class TooFewNodes(StageImageError):
+    """The image is here, but not on as many nodes as `--min-nodes` asks for."""
+
+    exit_code = 86
+    hint = "see `stage-image status` for the nodes that lag or failed; ask for fewer, or give them more time"
+    retryable = True
+
+
 class CommandNotRunnable(StageImageError):
     """`exec`: the command is there but cannot be executed."""
 
