@@ -44,7 +44,7 @@ command that it runs; 124 and 125 are left to `timeout`, and 126 and 127 mean wh
 def configuration() -> str:
     """Return the page of the settings."""
     rows = [
-        f"| `{key.name}` | `{key.kind.show(key.default)}` | {_cell(key.kind.allowed)} | {key.doc} |"
+        f"| `{key.label}` | `{key.kind.show(key.default)}` | {_cell(key.kind.allowed)} | {key.doc} |"
         for key in config.KEYS.values()
     ]
     variables = [f"| `{name}` | {meaning} |" for name, meaning in config.RESERVED.items()]
@@ -59,17 +59,18 @@ stage-image needs no configuration. Where a setting is wanted, the last of these
 1. the default,
 2. the site's file, `{config.SITE_FILE}`,
 3. the user's file, `$XDG_CONFIG_HOME/stage-image/config.toml` (`~/.config/stage-image/config.toml`),
-4. the environment variable `STAGE_IMAGE_<SETTING>`, for instance `STAGE_IMAGE_STALL_TIMEOUT=2m`; an empty one counts as
-   unset,
+4. the environment variable `STAGE_IMAGE_<SETTING>`, with an underscore for a dot: `STAGE_IMAGE_STALL_TIMEOUT=2m`,
+   `STAGE_IMAGE_CLUSTER_NAME=test`; an empty one counts as unset,
 5. the command line, for commands that have a flag of that name.
 
-`stage-image config show` prints every setting with its value and where it came from. An unknown setting or a bad value
-is an error ([exit code 64](exit-codes.md)), also where a later source overrides it: a misspelt setting that is quietly
-ignored would be found out on the wrong day.
+`stage-image config show` prints every setting with its value and where it came from, as a file that could be used. An
+unknown setting or a bad value is an error ([exit code 64](exit-codes.md)), also where a later source overrides it: a
+misspelt setting that is quietly ignored would be found out on the wrong day.
 
-The files are [TOML](https://toml.io), without sections but for `[mirrors]`. A file is believed if it belongs to root or
-to the user who runs stage-image and nobody else can write it; root believes only what belongs to root. Otherwise it is
-an error, since whoever writes the settings decides what runs.
+The files are [TOML](https://toml.io), without sections but for `[mirrors]` and `[cluster]`: the settings that
+begin with `cluster.` stand below that line without these eight characters, or as they are above it. A file is believed
+if it belongs to root or to the user who runs stage-image and nobody else can write it; root believes only what belongs
+to root. Otherwise it is an error, since whoever writes the settings decides what runs.
 
 ## Settings
 
@@ -86,6 +87,11 @@ freshness = "job"
 
 [mirrors]
 "https://images.example.org/" = ["https://cache.cluster.example/images/", "/shared/images/"]
+
+[cluster]
+zookeeper = "zk1.cluster.example,zk2.cluster.example,zk3.cluster.example"
+interface = "10.1.0.0/16"
+ports = "21940-21964"
 ```
 """
 

@@ -1,19 +1,19 @@
 """Settings: defaults < site file < user file < environment < flags, each value knowing where it came from.
 
 The fields of `Config` are the one table of all settings, with kind, default and meaning: the files, the variables,
-`stage-image config show` and docs/reference/configuration.md come from it. Not imported on the warm path.
+`stage-image config show` and docs/reference/configuration.md come from it. `cluster_name` is `cluster.name`, or `name`
+below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment. Not imported on the warm path.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import tomllib
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from stager import kinds
+from stager import kinds, settings_file
 from stager.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 SITE_FILE = "/etc/stage-image/config.toml"
 PREFIX = "STAGE_IMAGE_"
+TABLE = "cluster"
+"""The section of a file whose keys are settings of their own."""
+
 SITE_VARIABLE = "STAGE_IMAGE_CONFIG"
 RESERVED = {
     SITE_VARIABLE: f"a file to read instead of {SITE_FILE}; `/dev/null` for none",
@@ -34,9 +37,6 @@ RESERVED = {
     "STAGE_IMAGE_DIGEST": "set for the command that `exec` runs: the image's digest",
 }
 """Variables that are no settings. So are all that begin with STAGE_IMAGE_TEST_."""
-
-MAX_FILE = 1 << 20
-"""Bytes. No settings file comes near."""
 
 
 def _setting(default: T, kind: Kind[Any], doc: str) -> T:
@@ -94,7 +94,85 @@ class Config:
         kinds.MIRRORS,
         "Where else to fetch from: a prefix of references, and what to put in its place, in order.",
     )
+    scope: Literal["auto", "node", "cluster"] = _setting(
+        "auto",
+        kinds.choice("auto", "node", "cluster"),
+        "Who shares a download: the tasks of each node, or all nodes; `auto`: all nodes if `cluster.zookeeper` is set.",
+    )
+    min_nodes: int = _setting(
+        0, kinds.count(0, 10**6), "How many of the job's nodes must have the image before the command returns."
+    )
+    cluster_zookeeper: str = _setting(
+        "", kinds.ZOOKEEPER, "The ZooKeeper ensemble by which nodes find each other; empty: none."
+    )
+    cluster_name: str = _setting(
+        "default", kinds.NAME, "Which cluster this is: nodes with the same name, ensemble and user share."
+    )
+    cluster_transport: Literal["relay", "shared"] = _setting(
+        "relay",
+        kinds.choice("relay", "shared"),
+        "How nodes share: each passes the image on to the next, or one copy lies in `cluster.shared_dir`.",
+    )
+    cluster_shared_dir: str = _setting(
+        "", kinds.PATH, "A directory on a parallel file system that all nodes mount, for the `shared` transport."
+    )
+    cluster_interface: str = _setting(
+        "",
+        kinds.INTERFACE,
+        "Where a node serves the image to others; empty: at the address by which it reaches ZooKeeper.",
+    )
+    cluster_ports: str = _setting("", kinds.PORTS, "The ports to serve on, as a firewall lets through; empty: any.")
+    cluster_on_failure: Literal["node", "fail"] = _setting(
+        "node",
+        kinds.choice("node", "fail"),
+        "What to do while ZooKeeper cannot be used: let each node download by itself, or fail.",
+    )
+    cluster_session_timeout: float = _setting(
+        6.0, kinds.duration(1, 300, "from 1s to 5m"), "How long ZooKeeper waits for a silent node before it is dead."
+    )
+    cluster_connect_timeout: float = _setting(5.0, kinds.TIME, "How long ZooKeeper may take to accept a connection.")
+    cluster_credentials_file: str = _setting(
+        "", kinds.PATH, "A file with `user:password` for ZooKeeper's digest authentication; empty: none."
+    )
+    cluster_ca_file: str = _setting("", kinds.PATH, "Certificates to trust for ZooKeeper, as PEM; empty: no TLS.")
+    cluster_certificate_file: str = _setting("", kinds.PATH, "This site's certificate for ZooKeeper, as PEM.")
+    cluster_key_file: str = _setting("", kinds.PATH, "The key of `cluster.certificate_file`, as PEM.")
+    cluster_linger: float = _setting(
+        60.0, kinds.TIME_OR_ZERO, "How long the last relays wait for nodes that are late, with everybody else served."
+    )
+    cluster_origins: int = _setting(1, kinds.count(1, 64), "How many nodes may fetch from the origin at a time.")
+    cluster_lifetime: float = _setting(
+        3600.0, kinds.TIME, "How long a node passes the image on, at most, once it has all of it."
+    )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether nodes share; raises ConfigError where the settings for that contradict each other."""
+        if self.scope == "node" or (self.scope == "auto" and not self.cluster_zookeeper):
+            return False
+        missing = (
+            ("cluster.zookeeper", "scope is cluster", bool(self.cluster_zookeeper)),
+            (
+                "cluster.shared_dir",
+                "transport is shared",
+                self.cluster_transport != "shared" or self.cluster_shared_dir,
+            ),
+            (
+                "cluster.certificate_file",
+                "cluster.key_file is set",
+                self.cluster_certificate_file or not self.cluster_key_file,
+            ),
+            (
+                "cluster.ca_file",
+                "cluster.certificate_file is set",
+                self.cluster_ca_file or not self.cluster_certificate_file,
+            ),
+        )
+        for label, because, is_right in missing:
+            if not is_right:
+                raise ConfigError(f"{label} is not set, but {because}")
+        return True
 
     def setting(self, name: str) -> Setting[Any]:
         """Return a value with its source; KeyError for a name that is none."""
@@ -119,6 +197,12 @@ class Key:
     doc: str
 
     @property
+    def label(self) -> str:
+        """What it is called in a file and in messages: `cluster.name` for the field `cluster_name`."""
+        table, _, key = self.name.partition("_")
+        return f"{table}.{key}" if table == TABLE else self.name
+
+    @property
     def variable(self) -> str:
         return PREFIX + self.name.upper()
 
@@ -129,6 +213,9 @@ def _keys(defaults: Config) -> dict[str, Key]:
 
 
 KEYS = _keys(Config())
+"""By the name of the field."""
+
+_LABELLED = {key.label: key for key in KEYS.values()}
 
 
 def load(
@@ -147,14 +234,15 @@ def load(
     named = environ.get(SITE_VARIABLE, "")
     values: dict[str, Any] = {}
     sources = dict.fromkeys(KEYS, "default")
-    for source, name, raw in chain(
+    for source, label, raw in chain(
         _from_file(named or site_file, own=False, must_exist=bool(named)),
         _from_file(own_file, own=True, must_exist=False),
         _from_environ(environ),
         _from_flags(flags or {}),
     ):
-        values[name] = _parsed(source, name, raw)
-        sources[name] = source
+        value = _parsed(source, label, raw)
+        name = _LABELLED[label].name
+        values[name], sources[name] = value, source
     return Config(**values, sources=sources)
 
 
@@ -168,78 +256,53 @@ def default_user_file(environ: Mapping[str, str]) -> str:
     return f"{folder}/stage-image/config.toml" if folder.startswith("/") else ""
 
 
-def refusal(status: os.stat_result, euid: int, *, own: bool) -> str:
-    """Return why a process of `euid` must not believe a settings file, or nothing. `own`: the user's own file.
-
-    Root believes root alone. Others may have their own file group-writable, as a umask of 002 makes it.
-    """
-    if not stat.S_ISREG(status.st_mode):
-        return "is not a regular file"
-    if status.st_uid not in {0, euid}:
-        return f"belongs to uid {status.st_uid}"
-    others = stat.S_IWOTH if own and euid != 0 else stat.S_IWOTH | stat.S_IWGRP
-    return "can be written by others" if status.st_mode & others else ""
-
-
 def _from_file(path: str, *, own: bool, must_exist: bool) -> Iterator[tuple[str, str, object]]:
     if path in ("", os.devnull):
         return
-    content = _content(path, own=own, must_exist=must_exist)
+    content = settings_file.read(path, own=own)
+    if content is None and must_exist:
+        raise ConfigError(f"{path}, named by {SITE_VARIABLE}, is not there")
     try:
-        table = tomllib.loads(content.decode())
+        table = tomllib.loads((content or b"").decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from error
     for name, raw in table.items():
-        yield path, name, raw
-
-
-def _content(path: str, *, own: bool, must_exist: bool) -> bytes:
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if reason := refusal(os.fstat(file.fileno()), os.geteuid(), own=own):
-                raise ConfigError(f"{path} {reason}, so it is not believed", hint=_trust_hint(path))
-            return file.read(MAX_FILE)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if must_exist:
-            raise ConfigError(f"{path}, named by {SITE_VARIABLE}, is not there") from error
-        return b""
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    # A FIFO in the place of the file would hold us for ever: fifo(7), O_NONBLOCK.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
-def _trust_hint(path: str) -> str:
-    owner = "root" if os.geteuid() == 0 else "root or you"
-    return f"it must be a file of {owner} that nobody else can write: see `ls -lL {path}`"
+        if name == TABLE and isinstance(raw, dict):
+            yield from ((path, f"{TABLE}.{key}", value) for key, value in raw.items())
+        else:
+            yield path, name, raw
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
     for variable in sorted(environ):
         product = variable.startswith(PREFIX) and variable not in RESERVED
         if product and not variable.startswith("STAGE_IMAGE_TEST_") and environ[variable]:
-            yield variable, variable.removeprefix(PREFIX).lower(), environ[variable]
+            yield variable, _label(variable.removeprefix(PREFIX).lower()), environ[variable]
 
 
 def _from_flags(flags: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
     for name, raw in flags.items():
         if raw is not None:
-            yield f"--{name.replace('_', '-')}", name, raw
+            yield f"--{name.replace('_', '-')}", _label(name), raw
 
 
-def _parsed(source: str, name: str, raw: object) -> object:
+def _label(name: str) -> str:
+    return KEYS[name].label if name in KEYS else name
+
+
+def _parsed(source: str, label: str, raw: object) -> object:
     place = source if source.isprintable() else ascii(source)
-    if name not in KEYS:
-        raise ConfigError(f"{place}: there is no setting {name!a}", hint=_suggestion(source, name, KEYS))
-    kind = KEYS[name].kind
+    if label not in _LABELLED:
+        if label == TABLE and not source.startswith(PREFIX):
+            hint = f"its settings stand below a line [{TABLE}], or are written {TABLE}.name = …"
+            raise ConfigError(f"{place}: {TABLE} is a table, and cannot be {ascii(raw)[:80]}", hint=hint)
+        raise ConfigError(f"{place}: there is no setting {label!a}", hint=_suggestion(source, label, _LABELLED))
+    kind = _LABELLED[label].kind
     try:
         return kind.parse(raw)
     except ValueError as error:
         shown = ascii(raw)[:80]
-        message = f"{place}: {name} cannot be {shown}; allowed: {kind.allowed}"
+        message = f"{place}: {label} cannot be {shown}; allowed: {kind.allowed}"
         raise ConfigError(message, hint=_suggestion(source, str(raw)[:80], kind.words)) from error
 
 
@@ -249,5 +312,5 @@ def _suggestion(source: str, word: str, words: Iterable[str]) -> str:
     close = get_close_matches(word.lower().replace("-", "_"), list(words), n=1)
     if not close:
         return ""
-    known_variable = source.startswith(PREFIX) and close[0] in KEYS
-    return f"did you mean {KEYS[close[0]].variable if known_variable else close[0]}?"
+    known_variable = source.startswith(PREFIX) and close[0] in _LABELLED
+    return f"did you mean {_LABELLED[close[0]].variable if known_variable else close[0]}?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -17,6 +18,13 @@ LONGEST = 7 * 86400.0
 """Seconds. A wait without a bound is a hang; a week is longer than any."""
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252})(?::([0-9]{1,5}))?")
+_INTERFACE = re.compile(r"[A-Za-z0-9._@-]{1,15}")
+"""15 bytes and a NUL: IFNAMSIZ of linux/if.h."""
+
+ZOOKEEPER_PORT = 2181
 _PREFIXES = ("https://", "http://", "file:///", "/")
 
 
@@ -56,6 +64,29 @@ def count(low: int, high: int) -> Kind[int]:
     return Kind(f"a whole number from {low} to {high}", parse, str)
 
 
+def duration(low: float, high: float, bounds: str) -> Kind[float]:
+    """Return the kind of a time within bounds in seconds, both included; `bounds` says them in words."""
+
+    def parse(raw: object) -> float:
+        seconds = _seconds(raw)
+        if not low <= seconds <= high:
+            raise ValueError
+        return seconds
+
+    return Kind(f"{quantity.TIME_WORDS}; {bounds}", parse, lambda seconds: _quoted(quantity.format_duration(seconds)))
+
+
+def port_range(text: str) -> range:
+    """Return the ports that `21940-21964` or `21940` means, the last one included; ValueError for anything else."""
+    match = _PORTS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no range of ports")
+    ports = range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not ports or ports[0] < 1 or ports[-1] > 65535:
+        raise ValueError(f"{text!r} is no range of ports")
+    return ports
+
+
 def _text(raw: object) -> str:
     if not isinstance(raw, str) or any(ord(c) < 32 or ord(c) == 127 for c in raw):
         raise ValueError
@@ -67,6 +98,54 @@ def _path(raw: object) -> str:
     if path and not path.startswith("/"):
         raise ValueError
     return path
+
+
+def _name(raw: object) -> str:
+    name = _text(raw)
+    if not _NAME.fullmatch(name):
+        raise ValueError
+    return name
+
+
+def _ports(raw: object) -> str:
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw)
+    if text:
+        port_range(text)
+    return text
+
+
+def _zookeeper(raw: object) -> str:
+    text = _text(raw)
+    servers, slash, chroot = text.partition("/")
+    if not text:
+        return ""
+    if slash and not all(_NAME.fullmatch(word) and word.strip(".") for word in chroot.split("/")):
+        raise ValueError
+    return ",".join(_server(server.strip(" ")) for server in servers.split(",")) + slash + chroot
+
+
+def _server(text: str) -> str:
+    from ipaddress import IPv6Address
+
+    match = _SERVER.fullmatch(text)
+    if match is None:
+        raise ValueError
+    if match[1].startswith("["):
+        IPv6Address(match[1][1:-1])
+    return f"{match[1]}:{port_range(match[2] or str(ZOOKEEPER_PORT))[0]}"
+
+
+def _interface(raw: object) -> str:
+    from ipaddress import ip_address, ip_network
+
+    text = _text(raw)
+    if "/" in text:
+        return str(ip_network(text, strict=False))
+    if ":" in text or (text and not text.strip("0123456789.")):
+        return str(ip_address(text))
+    if text and not _INTERFACE.fullmatch(text):
+        raise ValueError
+    return text
 
 
 def _boolean(raw: object) -> bool:
@@ -145,3 +224,9 @@ MIRRORS: Kind[Mapping[str, tuple[str, ...]]] = Kind(
     _mirrors,
     _table,
 )
+NAME = Kind("1 to 64 letters, digits, dots, underscores and hyphens", _name, _quoted)
+PORTS = Kind("first-last, each from 1 to 65535, or one port, or empty", _ports, _quoted)
+ZOOKEEPER = Kind(
+    "host:port,host:port…/path, or empty; the port may be left out, and so may the path", _zookeeper, _quoted
+)
+INTERFACE = Kind("the name of an interface, an address, a network such as 10.1.0.0/16, or empty", _interface, _quoted)

@@ -1,4 +1,4 @@
-"""`stage-image config show`: every setting and where it came from."""
+"""`stage-image config show`: every setting and where it came from, as a settings file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stager.cli.options import add_json
-from stager.cli.output import write_json, write_table
+from stager.cli.output import write, write_json
 from stager.config import KEYS, load
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ Defaults < /etc/stage-image/config.toml < ~/.config/stage-image/config.toml < ST
 Every key is described in docs/reference/configuration.md.
 """
 
+WIDEST = 50
+"""Column, in characters, at which the sources stand unless a value is longer."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
@@ -25,12 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a table, or JSON."""
+    """Print what could be a settings file, or JSON."""
     config = load(dict(os.environ), {})
     settings = {name: config.setting(name) for name in KEYS}
     if arguments.json:
-        write_json({name: {"value": setting.value, "source": setting.source} for name, setting in settings.items()})
+        write_json({KEYS[name].label: {"value": s.value, "source": s.source} for name, s in settings.items()})
         return 0
-    rows = [(name, KEYS[name].kind.show(setting.value), setting.source) for name, setting in settings.items()]
-    write_table(("KEY", "VALUE", "FROM"), rows)
+    lines = [(f"{KEYS[name].label} = {KEYS[name].kind.show(s.value)}", s.source) for name, s in settings.items()]
+    width = min(max(len(line) for line, _ in lines), WIDEST)
+    for line, source in lines:
+        # A comment ends with its line, and may not hold control characters: https://toml.io/en/v1.0.0#comment
+        write(f"{line.ljust(width)}  # {source if source.isprintable() else ascii(source)}")
     return 0

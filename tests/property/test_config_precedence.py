@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stager import kinds
 from stager.config import KEYS, Config, load
 from stager.errors import ConfigError
 from tests.property.strategies import hostile_text
@@ -18,12 +19,30 @@ if TYPE_CHECKING:
 
 _clean = st.text("abcXYZ019 /._-\"'\\\xe4\u6f22\U0001f600", max_size=20)
 _prefixes = st.builds(str.__add__, st.sampled_from(["/", "https://", "http://", "file:///"]), _clean)
+_ports = st.integers(1, 65535)
+_hosts = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses(v=6).map(lambda ip: f"[{ip}]")
+_servers = st.builds(lambda host, port: f"{host}:{port}", _hosts, _ports)
+
+
+def _rooted(servers: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(["", "/a", "/stage-image/x_1"]).map(servers.__add__)
+
+
 _values: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.sampled_from(key.kind.words) for name, key in KEYS.items() if key.kind.words},
-    **dict.fromkeys(("store", "ca_file", "token_file"), _clean.map("/".__add__) | st.just("")),
-    **dict.fromkeys(("connect_timeout", "stall_timeout", "deadline"), st.integers(1, 604800).map(float)),
-    "failure_backoff": st.floats(0, 1000).map(lambda seconds: round(seconds, 3)),
+    **dict.fromkeys(
+        [name for name, key in KEYS.items() if key.kind is kinds.PATH], _clean.map("/".__add__) | st.just("")
+    ),
+    **dict.fromkeys([name for name, key in KEYS.items() if key.kind is kinds.TIME], st.integers(1, 604800).map(float)),
+    **dict.fromkeys(("failure_backoff", "cluster_linger"), st.floats(0, 1000).map(lambda seconds: round(seconds, 3))),
     "connections": st.integers(1, 16),
+    "cluster_origins": st.integers(1, 64),
+    "min_nodes": st.integers(0, 10**6),
+    "cluster_session_timeout": st.integers(1, 300).map(float),
+    "cluster_name": st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
+    "cluster_zookeeper": st.lists(_servers, min_size=1, max_size=3).map(",".join).flatmap(_rooted) | st.just(""),
+    "cluster_ports": st.tuples(_ports, _ports).map(sorted).map(lambda ends: f"{ends[0]}-{ends[1]}") | st.just(""),
+    "cluster_interface": st.ip_addresses().map(str) | st.sampled_from(["", "ib0", "eth0.7", "10.1.0.0/16", "fd00::/8"]),
     "min_free": st.integers(0, 2**62),
     "max_size": st.none() | st.integers(1, 2**62),
     "allow_unsafe_store": st.booleans(),
@@ -33,7 +52,14 @@ configs = st.fixed_dictionaries({}, optional=_values)
 
 
 def toml(values: dict[str, Any]) -> str:
-    return "".join(f"{name} = {KEYS[name].kind.show(value)}\n" for name, value in values.items())
+    return "".join(f"{KEYS[name].label} = {KEYS[name].kind.show(value)}\n" for name, value in values.items())
+
+
+def read(text: str) -> dict[str, Any]:
+    """Return the values of a file by the names of their fields."""
+    table = tomllib.loads(text)
+    rows = {f"cluster_{name}": raw for name, raw in table.pop("cluster", {}).items()}
+    return table | rows
 
 
 def test_every_setting_has_a_strategy() -> None:
@@ -43,14 +69,14 @@ def test_every_setting_has_a_strategy() -> None:
 @given(configs)
 @effort(25)
 def test_what_is_shown_can_be_read_back(values: dict[str, Any]) -> None:
-    assert {name: KEYS[name].kind.parse(raw) for name, raw in tomllib.loads(toml(values)).items()} == values
+    assert {name: KEYS[name].kind.parse(raw) for name, raw in read(toml(values)).items()} == values
 
 
 @given(st.sampled_from(sorted(set(KEYS) - {"mirrors"})).flatmap(lambda name: st.tuples(st.just(name), _values[name])))
 @effort(25)
 def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
     name, value = entry
-    raw = tomllib.loads(toml({name: value}))[name]
+    raw = read(toml({name: value}))[name]
     text = str(raw).lower() if isinstance(raw, bool) else str(raw)
     variable = KEYS[name].variable
     config = load({variable: text}, site_file="", user_file="")
@@ -65,7 +91,7 @@ def test_the_last_source_wins(
 ) -> None:
     folder = tmp_path_factory.mktemp("config")
     paths = [_written(folder / "site", site), _written(folder / "user", user)]
-    given_flags = tomllib.loads(toml(flags))
+    given_flags = read(toml(flags))
     config = load({}, given_flags, site_file=paths[0], user_file=paths[1])
     for name in KEYS:
         layers: list[tuple[str, dict[str, Any]]] = [

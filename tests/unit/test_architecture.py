@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 LAYERS = {
     0: {"errors", "reference", "layout", "quantity", "py.typed"},
-    1: {"interfaces", "config", "kinds", "jobenv", "clock", "process", "program", "retry", "mountinfo", "filesystem"},
+    1: {
+        "interfaces",
+        "config",
+        "settings_file",
+        "kinds",
+        "jobenv",
+        "clock",
+        "process",
+        "program",
+        "retry",
+        "mountinfo",
+        "filesystem",
+    },
     3: {"election", "sources", "images", "mounts", "relay"},
     4: {"schedulers"},
     5: {"cli", "log", "progress", "progress_bar", "__main__"},

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from docs import generate
-from stager.config import KEYS, RESERVED, Config, Setting, default_user_file, load, refusal
+from stager.config import KEYS, RESERVED, Config, Setting, default_user_file, load
 from stager.errors import ConfigError
+from stager.settings_file import refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +117,7 @@ BAD: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("name", "raw"), BAD)
 def test_bad_values_name_source_key_and_what_is_allowed(files: Files, name: str, raw: object) -> None:
     message = files.error(None, **{name: raw}).message
-    assert message.startswith(f"--{name.replace('_', '-')}: {name} cannot be ")
+    assert message.startswith(f"--{name.replace('_', '-')}: {KEYS[name].label} cannot be ")
     assert message.endswith(KEYS[name].kind.allowed)
     assert len(message) < 400
 
@@ -284,7 +285,7 @@ def test_every_setting_says_what_it_means() -> None:
     for key in KEYS.values():
         assert key.doc[0].isupper()
         assert key.doc.endswith(".")
-        assert key.variable == f"STAGE_IMAGE_{key.name.upper()}"
+        assert key.variable == f"STAGE_IMAGE_{key.name.upper()}" == f"STAGE_IMAGE_{key.label.replace('.', '_').upper()}"
 
 
 def test_documentation_is_current(capsys: pytest.CaptureFixture[str]) -> None:
