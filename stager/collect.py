@@ -15,7 +15,7 @@ from stager import lease, warm
 from stager.errors import StageImageError
 from stager.mount import MountPlace, places
 from stager.process import ProcessIdentity, boot_id
-from stager.store import files, images, partial, room
+from stager.store import copies, files, images, room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,7 +131,7 @@ def drop_orphans(layout: Layout, *, dry_run: bool = False) -> int:
     """Remove the copies in flight that nobody fills, however young; return their bytes. For when there is no room."""
     dropped = 0
     for folder in list(_orphans(layout)):
-        mine = partial.own_folder(os.path.dirname(folder))
+        mine = copies.own_folder(os.path.dirname(folder))
         with suppress(OSError):  # somebody else has taken it: renaming decides
             size = os.lstat(f"{folder}/data").st_blocks * 512
             if not dry_run:
@@ -143,7 +143,7 @@ def drop_orphans(layout: Layout, *, dry_run: bool = False) -> int:
 
 def _orphans(layout: Layout) -> Iterator[str]:
     for key in files.names(f"{layout.root}/partial"):
-        yield from (folder for folder in partial.folders(layout.partials(key)) if partial.owner(folder) is None)
+        yield from (folder for folder in copies.folders(layout.partials(key)) if copies.owner(folder) is None)
 
 
 def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:

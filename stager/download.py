@@ -7,20 +7,23 @@ link or the origin is the limit and more connections only take from others.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from stager.errors import OriginUnavailable, StageImageError
 from stager.retry import RetryPolicy, retrying
-from stager.store.partial import UNKNOWN_END
+from stager.store.segments import UNKNOWN_END
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
     from stager.interfaces import Source, Stream, Validators
-    from stager.store.partial import Partial, Segment
+    from stager.store.partial import Partial
+    from stager.store.segments import Segment
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ class Download:
     _extra: list[threading.Thread] = field(default_factory=list)
     _streams: list[Stream] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _first: Stream | None = None
+    _cancelled: bool = False
     _rate: float = 0.0
     _judged: tuple[float, int] = (0.0, 0)
 
@@ -83,6 +88,14 @@ class Download:
                 return self._fetch(unless)
         finally:
             self._end_extra_streams()
+
+    def cancel(self) -> None:
+        """End `run`, in another thread, by OSError (ECANCELED): at once, or when its pause before a retry is over."""
+        self._cancelled = True
+        self._stop.set()
+        for stream in (self._first, *self._streams):
+            if stream is not None:
+                stream.close()
 
     def _fetch(self, unless: Validators | None) -> bool:
         first = self._next_segment()
@@ -109,6 +122,7 @@ class Download:
         return stream is None
 
     def _open_and_fill(self, segment: Segment, unless: Validators | None) -> bool:
+        self._check_cancelled()
         self._forget_what_cannot_go_on()
         segment = segment if segment in self.partial.segments else self.partial.segments[0]
         held = self.partial.held
@@ -117,11 +131,17 @@ class Download:
         stream = self.source.open(segment.position, end, if_range=version, unless=None if held else unless)
         if stream is None:
             return False
+        self._first = stream
         try:
+            self._check_cancelled()
             self._drain(stream, self._place(stream, segment))
         finally:
             stream.close()
         return True
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
     def _is_last(self, segment: Segment) -> bool:
         return segment.end >= (UNKNOWN_END if self.partial.size is None else self.partial.size)
@@ -141,6 +161,7 @@ class Download:
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
         for chunk in stream.chunks():
+            self._check_cancelled()
             kept = self.partial.write(segment, chunk)
             self._furthest = max(self._furthest, self.partial.held)
             if kept < len(chunk) or self._stop.is_set():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager.errors import DamagedImage, DigestMismatch, LeaderLost, NotAnImage, OriginUnavailable, PinLost
 from stager.interfaces import Validators
-from stager.store import images, partial, repair
+from stager.retry import RetryPolicy
+from stager.store import copies, images, repair
+from stager.store.partial import Partial
 from stager.store.room import show_bytes
 from stager.store.trouble import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stager.cluster import Fetching
     from stager.download import Download
     from stager.interfaces import ImageInfo, Teller
     from stager.known import Known
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from stager.reference import Digest
     from stager.store.images import StagedImage
     from stager.store.memory import Seen
-    from stager.store.partial import Partial
 
 BRIEF_SECONDS = 10.0
 BRIEF_ATTEMPTS = 2
@@ -36,7 +38,7 @@ class Fetch:
     """
 
     known: Known
-    download: Callable[[Partial], Download]
+    download: Callable[[Partial], Fetching | Download]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
     offline: bool
@@ -51,10 +53,10 @@ class Fetch:
         if held is None and seen is not None:
             held = self._mended(seen.digest)  # no use to a job pinned to another, but not to be downloaded again either
         root = self.known.layout.partials(self.known.key)
-        copy = partial.adopt(root) or partial.Partial(partial.own_folder(root))
+        copy = copies.adopt(root) or Partial(copies.own_folder(root))
         try:
             if copy.held == 0:
-                partial.borrow(root, copy)
+                copies.borrow(root, copy)
             leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
             return self._settle(self._fetch(copy, leadership, seen if held else None, held))
         except (NotAnImage, DamagedImage):
@@ -100,7 +102,7 @@ class Fetch:
         download = self.download(copy)
         fallback = held is not None and self.offline
         if fallback:
-            download.policy = replace(download.policy, attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)
+            download.policy = RetryPolicy(attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)
         try:
             changed = download.run(unless=version)
         except OriginUnavailable as error:
@@ -122,6 +124,7 @@ class Fetch:
             raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {pin}")
         info = self.recognise(copy.fileno(), copy.size or 0)
         self.trace("verified")
+        copy.promise(digest)
         copy.sync()
         self.trace("synced")
         image = images.publish(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+    Message = dict[str, Any]
+    """What the members of a staging and its coordinator say to each other: a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,140 @@ class Election(Protocol):
 
         Leadership ends with the context or the process, whichever comes first.
         """
+
+
+class PeerLost(Exception):
+    """Another member does not answer, or not as it should: `refused`, `reset`, `silent`, `moved`, `denied`."""
+
+
+class Rendezvous(Protocol):
+    """Where the nodes of a cluster meet. Every call is bounded in time and may raise ClusterUnavailable."""
+
+    @property
+    def address(self) -> str:
+        """By which of our IP addresses we are connected."""
+
+    def connect(self) -> None:
+        """Begin the session that everything else needs."""
+
+    def pin(self, scope: str, key: str) -> str | None:
+        """Return the digest (64 hex digits) that a job is pinned to on all its nodes."""
+
+    def set_pin(self, scope: str, key: str, digest_hex: str) -> str:
+        """Pin a job; return what it is pinned to: the first one wins."""
+
+    def claim(self, staging: str, record: bytes) -> bool:
+        """Try to coordinate a staging for as long as our session lives; `record` (up to 4 KiB) says who we are."""
+
+    def leader(self, staging: str) -> bytes | None:
+        """Return the record of whoever coordinates a staging."""
+
+    def leads(self, staging: str) -> bool:
+        """Whether our claim is beyond doubt. Asks nobody."""
+
+    def resign(self, staging: str) -> None:
+        """Take our claim back."""
+
+    def write_node(self, host: str, record: bytes) -> None:
+        """Make known what a node's store holds."""
+
+    def sweep(self, limit: int = 8) -> None:
+        """Remove a few pins of jobs that ended long ago."""
+
+    def close(self) -> None:
+        """End the session, and our claims with it. May be called twice."""
+
+
+class Holding(Protocol):
+    """What this node holds of an image on its way, chunk by chunk verified, for others to fetch."""
+
+    @property
+    def size(self) -> int | None:
+        """The whole image's size in bytes, when known."""
+
+    @size.setter
+    def size(self, size: int) -> None:
+        """Say how long it is."""
+
+    @property
+    def verified(self) -> int:
+        """Bytes verified from the start on."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of a known size is verified."""
+
+    def root(self) -> str:
+        """Return the hash over the hashes of all chunks: with the size, it binds every byte."""
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+
+
+class Upstream(Protocol):
+    """Another member's bytes on their way into a Holding."""
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+
+    def stop(self) -> None:
+        """End it, from any thread, at once."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte; 0 while none is expected."""
+
+    lost: str
+    """Why no more will come: `reset`, `refused`, `corrupt`, `ended`; empty while more may, or all has come."""
+    error: OSError | None
+    """What this node's own disk said, if that is why."""
+
+
+class Hashing(Protocol):
+    """The chunks of a growing file being hashed into a Holding."""
+
+    def finish(self) -> None:
+        """Say that the bytes there are all there will be."""
+
+    def stop(self) -> None:
+        """End it at once."""
+
+
+class Peers(Protocol):
+    """The other members of one staging, as this node meets them on the network."""
+
+    @property
+    def address(self) -> str:
+        """`ip:port` where others reach us."""
+
+    def trust(self, secret: str) -> None:
+        """Take `secret` (64 hex digits) for what all members of the staging know."""
+
+    def hold(self, fd: int, folder: str, generation: int, size: int | None, own: int) -> Holding:
+        """Offer a file to the others, as far as it will be verified, and no other one from now on.
+
+        `folder`: for what cannot be kept in memory. `own`: bytes at the file's start that are there but not verified:
+        they are fetched again only where they are bad.
+        """
+
+    def hash(self, holding: Holding, position: Callable[[], int]) -> Hashing:
+        """Vouch for the bytes of a file that grows up to `position`: they come from the origin."""
+
+    def pull(self, address: str, holding: Holding, advance: Callable[[int], None]) -> Upstream:
+        """Get what is missing from another member; `advance` is told how many bytes are verified."""
+
+    def ask(self, address: str, verb: str, message: Message) -> Message:
+        """Ask the coordinator. Raises PeerLost, within seconds."""
+
+    def coordinate(self, answer: Callable[[str, Message], Message | None] | None) -> None:
+        """Answer the others' questions from now on, or no longer."""
+
+    @property
+    def downstream(self) -> int:
+        """How many streams we feed."""
+
+    def close(self) -> None:
+        """End all that goes on. May be called twice."""
 
 
 class Teller(Protocol):

@@ -36,6 +36,10 @@ class Known:
     freshness: str
     clock: Clock
     trace: Callable[[str], None]
+    agree: Callable[[Known, Digest], Digest] = lambda _known, digest: digest
+    """Pin the job on the cluster's other nodes, too; returns what it is pinned to there."""
+    may_pin: bool = True
+    """Whether this process may pin the job: in a cluster only the node's leader, who can ask the others, may."""
 
     @property
     def key(self) -> str:
@@ -58,6 +62,8 @@ class Known:
         seen = self.seen()
         if seen is None or not (self.freshness == "never" or seen.since(begun)):
             return None
+        if not self.may_pin and not self.session:
+            return None
         image = self.lookup(seen.digest)
         return self.pinned(image) if image else None
 
@@ -73,10 +79,11 @@ class Known:
         """Pin the job to the image; None if it is already pinned to another one."""
         if self.reference.digest is not None or self.freshness == "always":
             return image
+        agreed = self.agree(self, image.digest)
         now = self.clock.now()
         until = now + memory.SESSION_PIN if self.session else None
         try:
-            digest = memory.write_pin(self.layout.pin(self.scope, self.key), image.digest, until=until, now=now)
+            digest = memory.write_pin(self.layout.pin(self.scope, self.key), agreed, until=until, now=now)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import threading
 from contextlib import contextmanager, suppress
@@ -89,6 +90,13 @@ class Leadership:
         if self._fifo >= 0:
             os.close(self._fifo)
 
+    @property
+    def followed(self) -> bool:
+        """Whether anybody waits for our end: poll(2) tells a writer when the last reader has gone (POLLERR)."""
+        waiting = select.poll()
+        waiting.register(self._fifo, 0)
+        return self._fifo < 0 or not waiting.poll(0)
+
     def _beat(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
             self._note.phase = self.phase
@@ -118,11 +126,15 @@ def _open_fifo(path: str) -> int:
     try:
         if not os.path.lexists(path):
             os.mkfifo(path, 0o600)
-        # For reading too: opening for writing alone fails while nobody reads (ENXIO, fifo(7)).
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Opening for writing alone fails while nobody reads (ENXIO, fifo(7)), so we do that ourselves for the moment.
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
+    try:
+        if stat.S_ISFIFO(os.fstat(reader).st_mode):
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    finally:
+        os.close(reader)
     return -1

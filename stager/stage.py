@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stager import lease
-from stager.errors import LeaderLost, PinLost, StageImageError
+from stager.errors import LeaderLost, PinLost, StageImageError, TooFewNodes
 from stager.fetch import Fetch
 from stager.known import Known
 from stager.leading import Leadership, claimed
+from stager.reference import Digest
 from stager.store import files, memory
 from stager.store.trouble import storage_errors
 from stager.waiting import BEAT_LOST, Follower
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
+    from stager.cluster import ClusterStaging, Fetching
+    from stager.deputy import Principal
     from stager.download import Download
     from stager.interfaces import Election, ImageInfo, Teller
     from stager.layout import Layout
@@ -53,7 +56,8 @@ class Staging:
     """One task's wish for one image, with all that is needed to fulfil it.
 
     The lease's scope is the job, or the login session when `session` is set. `download` makes a download into a partial
-    copy. `tiers` are stores of root's which we only read. `before_release` is what a leader does while the others still
+    copy. `cluster`: the staging is the whole cluster's; then a process of its own leads, which `acts` says of itself.
+    `tiers` are stores of root's which we only read. `before_release` is what a leader does while the others still
     wait for it. `trace` is called at named points, where tests let processes die.
     """
 
@@ -67,6 +71,8 @@ class Staging:
     download: Callable[[Partial], Download]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
+    cluster: ClusterStaging | None = None
+    acts: bool = False
     tiers: tuple[Layout, ...] = ()
     before_release: Callable[[StagedImage], None] = lambda _image: None
     trace: Callable[[str], None] = lambda _point: None
@@ -88,7 +94,7 @@ class Staging:
 
     @cached_property
     def _known(self) -> Known:
-        return Known(
+        known = Known(
             layout=self.layout,
             tiers=self.tiers,
             reference=self.reference,
@@ -98,12 +104,18 @@ class Staging:
             clock=self.clock,
             trace=self.trace,
         )
+        return known if self.cluster is None else replace(known, agree=self.cluster.agree, may_pin=self.acts)
 
     @cached_property
     def _fetch(self) -> Fetch:
+        download: Callable[[Partial], Download | Fetching] = self.download
+        if self.cluster is not None:
+            download = self.cluster.fetching(
+                self.download, self._known, self.recognise, held=lambda: self._fetch.held(self._known.seen())
+            )
         return Fetch(
             known=self._known,
-            download=self.download,
+            download=download,
             recognise=self.recognise,
             tell=self.tell,
             offline=self.policy.offline,
@@ -170,6 +182,8 @@ class Staging:
 
     def _settled(self, begun: float) -> StagedImage | None:
         """Return the image if it is known and there, raise the failure that stands, or return None."""
+        if self.cluster is not None:
+            self._check_nodes(begun)
         image = self._known.image(begun)
         if image is None:
             failure = self._known.failure(begun, retry=self.policy.retry)
@@ -177,19 +191,80 @@ class Staging:
                 raise failure
         return image
 
+    def _check_nodes(self, begun: float) -> None:
+        # The image may be here; for those who want it on more nodes that is not enough.
+        failure = self._known.failure(begun, retry=self.policy.retry)
+        if isinstance(failure, TooFewNodes):
+            raise failure
+
     def _lead(self, turn: int) -> StagedImage:
         self.trace("locked")
+        if self.cluster is not None:
+            return self._have_led(turn)
         with Leadership(self.note, self.clock, turn, self.tell) as leadership:
-            try:
-                with storage_errors(self.layout.root):
-                    image = self._fetch.run(leadership)
-            except StageImageError as error:
-                whole_node = not isinstance(error, (PinLost, LeaderLost))
-                raise self._known.fail(error, self.policy.failure_backoff, whole_node=whole_node) from error
-            files.discard(self.layout.failure(self.reference.key))
+            image = self._fetched(leadership)
             leadership.phase = "mounting"
             self.before_release(image)
         return image
+
+    def _fetched(self, leadership: Leadership) -> StagedImage:
+        try:
+            with storage_errors(self.layout.root):
+                if self.cluster is not None:
+                    self.cluster.prepare(self._known)
+                image = self._fetch.run(leadership)
+                if self.cluster is not None:
+                    leadership.phase = "waiting for other nodes"
+                    self.cluster.await_nodes(self.policy.patience)
+        except StageImageError as error:
+            whole_node = not isinstance(error, (PinLost, LeaderLost, TooFewNodes))
+            raise self._known.fail(error, self.policy.failure_backoff, whole_node=whole_node) from error
+        files.discard(self.layout.failure(self.reference.key))
+        return image
+
+    def _have_led(self, turn: int) -> StagedImage:
+        """Let a process of its own lead, and do what is the task's business while the others still wait."""
+        from stager import deputy
+
+        for _ in range(ROUNDS):
+            with deputy.begin(lambda principal: self._act(principal, turn), self.tell) as process:
+                digest = process.outcome(self._show_progress)
+                image = self._known.lookup(Digest(digest)) if digest else None
+                if image is not None:
+                    self.before_release(image)
+                    return image
+            self.tell.say("the process that fetched it has died; starting another one")
+        raise LeaderLost(f"{ROUNDS} processes that fetched it died one after the other")
+
+    def _act(self, principal: Principal, turn: int) -> None:
+        cluster = self.cluster
+        if cluster is not None:
+            cluster.tell = principal
+            replace(self, tell=principal, acts=True).lead_for(principal, cluster, turn)
+
+    def lead_for(self, principal: Principal, cluster: ClusterStaging, turn: int) -> None:
+        """Lead, in a process of its own, for the task that waits at the other end of the line."""
+        try:
+            with Leadership(self.note, self.clock, turn, principal) as leadership:
+                cluster.wanted = lambda: not principal.gone or leadership.followed
+                image = self._fetched(leadership)
+                principal.staged(str(image.digest))
+                leadership.phase = "mounting"
+                principal.wait(BEAT_LOST)
+            principal.hang_up()
+            cluster.linger(self._known)
+        except StageImageError as error:
+            principal.failed(error)
+        except Exception as error:
+            principal.failed(StageImageError(f"a bug in the relay: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            cluster.close()
+
+    def _show_progress(self) -> None:
+        note = memory.read_leader(self.note)
+        if note is not None:
+            self.tell.progress(note.phase, note.done, note.total)
 
 
 class _Refusals:

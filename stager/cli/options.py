@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-SETTINGS = ("store", "freshness", "offline", "mount", "runtime", "progress", "deadline", "stall_timeout", "connections")
+SETTINGS = (
+    "store",
+    "freshness",
+    "offline",
+    "mount",
+    "runtime",
+    "progress",
+    "deadline",
+    "stall_timeout",
+    "connections",
+    "min_nodes",
+)
 """The settings that may be given as flags where they matter; all may be given by file or environment."""
 
 
@@ -31,6 +42,7 @@ def add_staging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline", metavar="TIME", help="give up after so long without progress, e.g. 5m")
     parser.add_argument("--stall-timeout", metavar="TIME", help="reconnect after so long without a byte, e.g. 60s")
     parser.add_argument("--connections", metavar="N", help="connections to the origin at a time, where more pay")
+    parser.add_argument("--min-nodes", metavar="N", help="return when so many of the job's nodes have the image")
     parser.add_argument("--progress", metavar="HOW", help="auto, bar, lines or none")
 
 

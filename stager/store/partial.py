@@ -2,7 +2,7 @@
 
 partial/<key>/<pid.start.boot.random>/
 ├── data        the bytes, sparse while several segments grow
-├── state       origin, validators, size, boot
+├── state       origin, validators, size, boot; the digest once all is there
 ├── progress    (start, position, end) of each segment: three times 8 bytes little-endian, overwritten in place
 └── durable     the same as of the last fdatasync: all that counts after a reboot
 
@@ -11,44 +11,21 @@ The page cache outlives a killed process but not a power loss, so `progress` cou
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-import struct
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from stager.interfaces import Validators
-from stager.process import ProcessIdentity, boot_id
+from stager.process import boot_id
 from stager.reference import Digest
-from stager.store import files
+from stager.store import files, segments
+from stager.store.segments import FLAGS, TRIPLE, UNKNOWN_END, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-UNKNOWN_END = (1 << 63) - 1
-_TRIPLE = struct.Struct("<QQQ")
-_BLOCK = 1 << 20
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Segment:
-    """A run of the image that one stream fills: bytes [start, position) are there, [position, end) are missing."""
-
-    __slots__ = ("end", "index", "position", "start")
-
-    def __init__(self, start: int, position: int, end: int, index: int = 0) -> None:
-        self.start = start
-        self.position = position
-        self.end = end
-        self.index = index
-
-    @property
-    def missing(self) -> int:
-        """Bytes still to come."""
-        return self.end - self.position
+    from collections.abc import Callable
 
 
 class Partial:
@@ -58,15 +35,18 @@ class Partial:
         """Open or make the copy in `folder`, a directory that this process owns."""
         self.folder = folder
         files.make_folders(folder)
-        self._data = os.open(self.path, _FLAGS | (os.O_RDONLY if self.sealed else os.O_RDWR | os.O_CREAT), 0o600)
-        self._progress = os.open(f"{folder}/progress", _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
+        self._data = os.open(self.path, FLAGS | (os.O_RDONLY if self.sealed else os.O_RDWR | os.O_CREAT), 0o600)
+        self._progress = os.open(f"{folder}/progress", FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
         self._open: tuple[int, ...] = (self._data, self._progress)
         self._lock = threading.Lock()
         self._version = 0
+        self._vouched: Digest | None = None
+        self.on_begin: Callable[[], None] | None = None
         self._start_hash()
         state = files.read_record(f"{folder}/state")
-        self.origin, self.private, self.validators = _description(state or {})
+        self.origin, self.private, self.validators = description(state or {})
         self.size = self.validators.size
+        self._promised = (state or {}).get("digest", "")
         self.segments = self._trusted_segments((state or {}).get("boot", "")) if state else []
         self._write_progress()
         if state and state.get("boot") != boot_id():
@@ -115,6 +95,7 @@ class Partial:
         """
         with self._lock:
             self._version += 1
+            self._vouched, self._promised = None, ""
             files.discard(f"{self.folder}/durable")
             self._replace_segments([])
             self.validators, self.size, self.origin, self.private = validators, size, origin, private
@@ -122,6 +103,8 @@ class Partial:
             self._replace_data()
             self._start_hash()
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
+        if self.on_begin is not None:
+            self.on_begin()
 
     def write(self, segment: Segment, chunk: bytes) -> int:
         """Put `chunk` at the segment's position; bytes past its end are dropped. Returns how many were kept."""
@@ -134,8 +117,39 @@ class Partial:
             self._hashed += len(kept)
         with self._lock:  # `split` may be cutting this very segment
             segment.position += len(kept)
-            os.pwrite(self._progress, _TRIPLE.pack(segment.start, segment.position, segment.end), segment.index * 24)
+            os.pwrite(self._progress, TRIPLE.pack(segment.start, segment.position, segment.end), segment.index * 24)
         return len(kept)
+
+    def advance(self, position: int) -> None:
+        """Count the bytes up to `position`, which somebody else has put there, in the only segment."""
+        with self._lock:
+            segment = self.segments[0]
+            segment.position = max(segment.position, position)
+            os.pwrite(self._progress, TRIPLE.pack(segment.start, segment.position, segment.end), 0)
+
+    def keep_beginning(self) -> None:
+        """Go on in one segment, from the end of what is there without a gap; what lies behind it is forgotten."""
+        with self._lock:
+            end = UNKNOWN_END if self.size is None else self.size
+            self._replace_segments([Segment(0, self.position, end)])
+
+    def settle_size(self, size: int) -> None:
+        """Take in a size that was not known at the beginning."""
+        with self._lock:
+            self.size = size
+            self.validators = replace(self.validators, size=size)
+            self._replace_segments([Segment(0, min(self.position, size), size)])
+            self._write_state()
+
+    def vouch(self, digest: Digest) -> None:
+        """Know the digest of all the bytes without hashing them: each was compared with what has this digest."""
+        self._vouched = digest
+
+    def promise(self, digest: Digest) -> None:
+        """Remember what the whole copy was found to be, for whoever goes on with it after a crash."""
+        if self._promised != str(digest):
+            self._promised = str(digest)
+            self._write_state()
 
     def finish(self) -> None:
         """Take the bytes held for all there are: the origin ended a stream of unknown size."""
@@ -154,7 +168,9 @@ class Partial:
 
     def digest(self) -> Digest:
         """Return the sha256 of the bytes held from the start on; reads only what has not been hashed in passing."""
-        for block in _blocks(self._data, self._hashed, self.position):
+        if self._vouched is not None:
+            return self._vouched
+        for block in segments.blocks(self._data, self._hashed, self.position):
             self._hash.update(block)
             self._hashed += len(block)
         return Digest(self._hash.hexdigest())
@@ -205,14 +221,14 @@ class Partial:
 
     def _replace_data(self) -> None:
         files.discard(self.path)
-        fresh = os.open(self.path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fresh = os.open(self.path, FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.dup2(fresh, self._data, inheritable=False)
         os.close(fresh)
 
     def _write_state(self) -> None:
         record = {"version": os.urandom(8).hex(), "origin": self.origin, "private": "yes" if self.private else "no"}
         record |= {"etag": self.validators.etag, "modified": self.validators.modified, "boot": boot_id()}
-        record["size"] = "" if self.size is None else str(self.size)
+        record |= {"size": "" if self.size is None else str(self.size), "digest": self._promised}
         files.write_record(f"{self.folder}/state", record, 0o600, durable=True)
 
     def _replace_segments(self, segments: list[Segment]) -> None:
@@ -225,124 +241,26 @@ class Partial:
         os.pwrite(self._progress, self._packed(), 0)
         os.ftruncate(self._progress, 24 * len(self.segments))
 
+    def _is_rotten(self, size: int) -> bool:
+        # It is a published image's own inode: whatever happened to that happened to it.
+        for block in segments.blocks(self._data, 0, size):
+            self._hash.update(block)
+        self._hashed = size
+        return self._promised != f"sha256:{self._hash.hexdigest()}"
+
     def _packed(self) -> bytes:
-        return b"".join(_TRIPLE.pack(s.start, s.position, s.end) for s in self.segments)
+        return segments.packed(self.segments)
 
     def _trusted_segments(self, boot: str) -> list[Segment]:
         name = "progress" if boot == boot_id() else "durable"
         held = os.fstat(self._data).st_size
-        if self.sealed and held != self.size:
+        if self.sealed and (held != self.size or self._is_rotten(held)):
             return []
-        return _segments(f"{self.folder}/{name}", held, UNKNOWN_END if self.size is None else self.size)
+        return segments.read(f"{self.folder}/{name}", held, UNKNOWN_END if self.size is None else self.size)
 
 
-def own_folder(root: str) -> str:
-    """Return a fresh directory name below `root` that tells whose it is."""
-    return f"{root}/{files.unique()}"
-
-
-def adopt(root: str) -> Partial | None:
-    """Take over the fullest copy below `root` whose owner is dead, or return None. Renaming decides between takers."""
-    orphans = sorted((folder for folder in folders(root) if owner(folder) is None), key=_weight, reverse=True)
-    for orphan in orphans:
-        mine = own_folder(root)
-        try:
-            os.rename(orphan, mine)
-            return Partial(mine)
-        except OSError:
-            continue
-    return None
-
-
-def folders(root: str) -> list[str]:
-    """Return the directories of all copies below `root`."""
-    return [folder for folder in (f"{root}/{name}" for name in files.names(root)) if files.is_folder(folder)]
-
-
-def owner(folder: str) -> ProcessIdentity | None:
-    """Return the living process that fills a copy, or None."""
-    identity = ProcessIdentity.parse(os.path.basename(folder).rpartition(".")[0])
-    return identity if identity is not None and identity.alive else None
-
-
-def _weight(folder: str) -> int:
-    state = files.read_record(f"{folder}/state") or {}
-    name = "progress" if state.get("boot") == boot_id() else "durable"
-    return sum(s.position - s.start for s in _segments(f"{folder}/{name}", UNKNOWN_END, UNKNOWN_END))
-
-
-def _segments(path: str, held: int, size: int) -> list[Segment]:
-    """Read segments, and drop them all if they are not a sound account of `held` bytes of `size`."""
-    try:
-        with open(path, "rb", opener=_open_regular) as file:
-            packed = file.read(24 * 1024)
-    except OSError:
-        return []
-    whole = len(packed) // 24 * 24
-    triples = enumerate(_TRIPLE.iter_unpack(packed[:whole]))
-    found = [Segment(start, position, end, index) for index, (start, position, end) in triples]
-    # A segment in which nothing has arrived yet may lie behind the end of the file.
-    sound = all(s.start <= s.position <= s.end <= size and (s.position <= held or s.position == s.start) for s in found)
-    return found if sound and _is_gapless(found, size) else []
-
-
-def _open_regular(path: str, flags: int) -> int:
-    fd = os.open(path, flags | _FLAGS | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise OSError(errno.EINVAL, "not a regular file", path)
-
-
-def _is_gapless(segments: list[Segment], size: int) -> bool:
-    reached = 0
-    for segment in sorted(segments, key=lambda s: s.start):
-        if segment.start != reached:
-            return False
-        reached = segment.end
-    return size in (UNKNOWN_END, reached)
-
-
-def borrow(root: str, into: Partial) -> int:
-    """Copy the gapless beginning of the fullest copy below `root` that a living process fills; return its bytes.
-
-    For the successor of a leader that lives but no longer moves: its files cannot be taken, what is in them can.
-    """
-    busy = [folder for folder in folders(root) if folder != into.folder and owner(folder) is not None]
-    for folder in sorted(busy, key=_weight, reverse=True):
-        try:
-            return _borrow_from(folder, into)
-        except (OSError, ValueError):
-            into.begin(Validators(), None, "", private=False)
-    return 0
-
-
-def _borrow_from(folder: str, into: Partial) -> int:
-    state = files.read_record(f"{folder}/state")
-    with open(f"{folder}/data", "rb", opener=_open_regular) as data:
-        if state is None or state.get("boot") != boot_id():
-            raise ValueError("nothing is known of the copy")
-        origin, private, version = _description(state)
-        held = os.fstat(data.fileno()).st_size
-        segments = _segments(f"{folder}/progress", held, UNKNOWN_END if version.size is None else version.size)
-        if not segments or state != files.read_record(f"{folder}/state"):
-            raise ValueError("nothing is accounted for, or the copy has been begun anew meanwhile")
-        into.begin(version, version.size, origin, private=private)
-        for block in _blocks(data.fileno(), 0, min(s.position for s in segments if s.start == 0)):
-            into.write(into.segments[0], block)
-    return into.position
-
-
-def _description(state: dict[str, str]) -> tuple[str, bool, Validators]:
+def description(state: dict[str, str]) -> tuple[str, bool, Validators]:
+    """Return origin, whether the image is private, and version, of a copy's `state`."""
     size = files.whole_number(state.get("size")) if state.get("size") else None
     validators = Validators(state.get("etag", ""), state.get("modified", ""), size)
     return state.get("origin", ""), state.get("private") == "yes", validators
-
-
-def _blocks(fd: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end:
-        block = os.pread(fd, min(_BLOCK, end - start), start)
-        if not block:
-            return
-        yield block
-        start += len(block)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stager.interfaces import Validators
-from stager.store import partial
-from stager.store.partial import UNKNOWN_END, Partial, Segment
+from stager.store import copies
+from stager.store.partial import Partial
+from stager.store.segments import UNKNOWN_END, Segment
 from tests.support.effort import effort
 from tests.support.fake_node import Processes
 
@@ -79,8 +80,8 @@ class Copies(RuleBasedStateMachine):
         """A new leader goes on with what is there, or begins."""
         me = self.processes.start()
         with self.processes.playing(me):
-            adopted = partial.adopt(self.root)
-            taken = Copy(adopted or Partial(partial.own_folder(self.root)), me)
+            adopted = copies.adopt(self.root)
+            taken = Copy(adopted or Partial(copies.own_folder(self.root)), me)
         if adopted is not None:
             self._check_adopted(taken)
         self.copies.append(taken)
@@ -140,13 +141,13 @@ class Copies(RuleBasedStateMachine):
     def die(self, data: st.DataObject, *, politely: bool) -> None:
         held = data.draw(st.sampled_from(self.copies))
         self.copies.remove(held)
-        before = set(partial.folders(self.root))
+        before = set(copies.folders(self.root))
         had = held.copy.held
         if politely:
             held.copy.leave()
         held.copy.close()
         self.processes.kill(held.owner)
-        left = held.copy.folder if os.path.isdir(held.copy.folder) else "".join({*partial.folders(self.root)} - before)
+        left = held.copy.folder if os.path.isdir(held.copy.folder) else "".join({*copies.folders(self.root)} - before)
         assert left or not had, "a copy with bytes in it was thrown away"
         if left:
             self.orphans.append(Orphan(left, held.version, had, held.synced))

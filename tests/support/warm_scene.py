@@ -259,6 +259,8 @@ def _of(scene: Scene, **environ: str) -> None:
 
 # In an order in which none undoes another.
 FAULTS = {
+    # First: writing a record anew would undo what others do to it, its end and its mode.
+    "another mount": Fault(lambda s: s.rewrite("file", f"{_file(s)} 7"), "mount", unseen="shell"),
     "no record": Fault(lambda s: _unlink(s.record)),
     "a record cut short": Fault(lambda s: s.write_record(s.record.read_text()[:-1])),
     "a record without its last line": Fault(lambda s: s.write_record(s.record.read_text().partition("file ")[0])),
@@ -309,7 +311,6 @@ FAULTS = {
     "a mountpoint about to be unmounted": Fault(lambda s: _unlink(s.root.parent / "ready"), "mount"),
     "a mountpoint that is a link": Fault(lambda s: _linked(s.root, "there"), "mount"),
     "no mountpoint": Fault(lambda s: s.root.rename(s.root.with_name("gone")), "mount"),
-    "another mount": Fault(lambda s: s.rewrite("file", f"{_file(s)} 7"), "mount", unseen="shell"),
     "no mount": Fault(lambda s: s.rewrite("root", ""), "mount"),
     "a record without runtime": Fault(lambda s: s.rewrite("runtime", ""), "exec"),
     "a runtime that has gone": Fault(lambda s: s.rewrite("runtime", "auto:singularity"), "exec"),

@@ -14,7 +14,7 @@ from stager.collect import DAY, Collected, Collector
 from stager.errors import StoreUnusable
 from stager.lease import Lease
 from stager.mount import Mounting, MountPlace
-from stager.store import files, images, partial
+from stager.store import copies, files, images, partial
 from tests.support.fake_mounter import FakeMounter
 from tests.support.fake_node import FakeNode, digest_of, fake_node, origin, version
 from tests.support.within import within
@@ -76,7 +76,7 @@ def tree(root: str) -> set[str]:
 
 def test_the_living_lose_nothing(node: FakeNode, image: StagedImage) -> None:
     place = mount(node, image)
-    copy = partial.Partial(partial.own_folder(node.layout.partials("key")))
+    copy = partial.Partial(copies.own_folder(node.layout.partials("key")))
     os.mkdir(f"{node.layout.images}/ab")
     os.mkdir(f"{node.layout.images}/ab/.{'ab' * 32}.{files.unique()}")
     before = tree(node.layout.root)
@@ -137,7 +137,7 @@ def test_a_dry_run_changes_nothing(node: FakeNode) -> None:
 def test_a_copy_that_nobody_goes_on_with_is_kept_for_a_week(node: FakeNode, days: float, *, stays: bool) -> None:
     assert node.dies_at("fetching", origin())
     (key,) = os.listdir(f"{node.layout.root}/partial")
-    (folder,) = partial.folders(node.layout.partials(key))
+    (folder,) = copies.folders(node.layout.partials(key))
     age(folder, days)
     collected(node)
     assert os.path.exists(folder) == stays
@@ -161,9 +161,9 @@ def test_what_is_no_copy_does_not_stay_for_ever(node: FakeNode, kind: str) -> No
 
 def test_room_is_made_of_what_nobody_fills(node: FakeNode) -> None:
     assert node.dies_at("fetching", origin())
-    busy = partial.Partial(partial.own_folder(node.layout.partials("key")))
+    busy = partial.Partial(copies.own_folder(node.layout.partials("key")))
     assert collect.drop_orphans(node.layout) > 0
-    assert partial.folders(node.layout.partials("key")) == [busy.folder]
+    assert copies.folders(node.layout.partials("key")) == [busy.folder]
     busy.close()
 
 

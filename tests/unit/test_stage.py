@@ -26,7 +26,7 @@ from stager.errors import (
 from stager.layout import Layout
 from stager.reference import Digest, parse
 from stager.stage import Policy
-from stager.store import files, images, memory, partial
+from stager.store import copies, files, images, memory, partial
 from stager.store.memory import LeaderNote
 from stager.waiting import BEAT_LOST
 from tests.support.fake_node import POINTS, FakeNode, digest_of, fake_node, origin, version
@@ -76,7 +76,7 @@ class TestKnown:
 
     def test_nothing_of_a_download_is_left(self, node: FakeNode) -> None:
         node.staging(origin()).run()
-        assert partial.folders(node.layout.partials(KEY)) == []
+        assert copies.folders(node.layout.partials(KEY)) == []
         assert memory.read_leader(node.layout.leader(KEY)) is None
 
     def test_a_job_runs_one_digest_though_the_tag_moves(self, node: FakeNode) -> None:
@@ -193,7 +193,7 @@ class TestFailures:
         assert str(digest_of(version(1))) in raised.value.message
         assert str(digest_of(version(2))) in raised.value.message
         assert list(images.digests(node.layout)) == []
-        assert partial.folders(node.layout.partials(parse(url).key)) == []
+        assert copies.folders(node.layout.partials(parse(url).key)) == []
 
     def test_a_job_whose_image_is_gone_harms_no_other(self, node: FakeNode) -> None:
         source = origin(1)
@@ -228,7 +228,7 @@ class TestFailures:
         source = ScriptedSource(Version(b"<html>" * 50, etag='"1"'))
         with pytest.raises(NotAnImage):
             node.staging(source).run()
-        assert partial.folders(node.layout.partials(KEY)) == []
+        assert copies.folders(node.layout.partials(KEY)) == []
         assert list(images.digests(node.layout)) == []
 
     def test_what_is_seen_to_be_no_image_is_fetched_no_further(self, node: FakeNode) -> None:
@@ -359,7 +359,7 @@ class TestTakeover:
         """Leave what a leader has that was stopped half-way: its note and its copy."""
         stopped = node.processes.start()
         with node.processes.playing(stopped):
-            copy = partial.Partial(partial.own_folder(node.layout.partials(KEY)))
+            copy = partial.Partial(copies.own_folder(node.layout.partials(KEY)))
             copy.begin(source.version.validators, len(source.version.content), "origin", private=False)
             stream = source.open()
             assert stream is not None
@@ -428,7 +428,7 @@ class TestTakeover:
         node.clock.advance(100)
         node.staging(source).run()
         assert source.served == len(version(1).content)
-        assert partial.folders(node.layout.partials(KEY)) == []
+        assert copies.folders(node.layout.partials(KEY)) == []
 
 
 class TestLeasing:

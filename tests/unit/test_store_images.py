@@ -15,7 +15,7 @@ from stager import lease
 from stager.images import recognise
 from stager.interfaces import ImageInfo, Partition, Validators
 from stager.lease import Lease
-from stager.store import files, images, partial, repair
+from stager.store import copies, files, images, repair
 from stager.store.partial import Partial
 from tests.support.fake_node import FakeNode, digest_of, fake_node, version
 
@@ -38,7 +38,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 
 def fetched(node: FakeNode) -> Partial:
-    copy = Partial(partial.own_folder(node.layout.partials("key")))
+    copy = Partial(copies.own_folder(node.layout.partials("key")))
     copy.begin(Validators('"1"'), len(CONTENT), "origin", private=False)
     copy.write(copy.segments[0], CONTENT)
     return copy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stager.interfaces import Validators
-from stager.store import files, partial
+from stager.store import copies, files
 from stager.store.partial import Partial
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.within import within
@@ -34,7 +34,7 @@ def root(node: FakeNode) -> str:
 
 
 def begun(root: str, held: int = 0, *, size: int | None = len(BYTES), private: bool = False) -> Partial:
-    copy = Partial(partial.own_folder(root))
+    copy = Partial(copies.own_folder(root))
     copy.begin(Validators(VERSION.etag, VERSION.modified, size), size, "origin", private=private)
     copy.write(copy.segments[0], BYTES[:held])
     return copy
@@ -102,7 +102,7 @@ def test_segments_fill_in_any_order(root: str) -> None:
 def test_the_fullest_orphan_is_adopted_and_only_once(node: FakeNode, root: str) -> None:
     for held in (10, 150, 90):
         orphaned(node, root, held)
-    taken = [partial.adopt(root) for _ in range(4)]
+    taken = [copies.adopt(root) for _ in range(4)]
     assert [copy.held if copy else None for copy in taken] == [150, 90, 10, None]
     for copy in taken:
         if copy is not None:
@@ -111,7 +111,7 @@ def test_the_fullest_orphan_is_adopted_and_only_once(node: FakeNode, root: str) 
 
 def test_the_living_are_not_robbed(root: str) -> None:
     copy = begun(root, 50)
-    assert partial.adopt(root) is None
+    assert copies.adopt(root) is None
     copy.close()
 
 
@@ -119,12 +119,12 @@ def test_who_leaves_politely_can_be_followed_at_once(root: str) -> None:
     copy = begun(root, 50)
     copy.leave()
     copy.leave()
-    again = partial.adopt(root)
+    again = copies.adopt(root)
     assert again is not None
     assert again.held == 50
     again.discard()
     begun(root, 0).leave()
-    assert partial.folders(root) == [], "an empty copy is worth nothing"
+    assert copies.folders(root) == [], "an empty copy is worth nothing"
 
 
 def test_leaving_never_covers_what_went_wrong(root: str) -> None:
@@ -141,7 +141,7 @@ def test_a_stranger_among_the_copies_is_no_copy(node: FakeNode, root: str) -> No
     os.symlink("/nonexistent-elsewhere", f"{root}/link")
     os.mkfifo(f"{root}/fifo")
     os.makedirs(f"{root}/empty/data")
-    copy = partial.adopt(root)
+    copy = copies.adopt(root)
     assert copy is not None
     assert copy.held == 50
     assert not os.path.exists(folder)
@@ -157,7 +157,7 @@ def test_what_is_no_file_is_not_taken_for_one(
     os.unlink(f"{folder}/{name}")
     make(f"{folder}/{name}")
     with within(2):
-        copy = partial.adopt(root)
+        copy = copies.adopt(root)
     if copy is not None:
         assert copy.held == 0
         copy.close()
@@ -175,7 +175,7 @@ class TestPublished:
     def test_it_is_never_written_again(self, node: FakeNode, root: str, tmp_path: Path) -> None:
         image = str(tmp_path / "image")
         self.sealed(node, root, image)
-        copy = partial.adopt(root)
+        copy = copies.adopt(root)
         assert copy is not None
         assert copy.complete
         copy.begin(Validators('"2"'), 10, "origin", private=False)
@@ -186,7 +186,7 @@ class TestPublished:
 
     def test_it_can_be_published_again(self, node: FakeNode, root: str, tmp_path: Path) -> None:
         self.sealed(node, root, str(tmp_path / "image"))
-        copy = partial.adopt(root)
+        copy = copies.adopt(root)
         assert copy is not None
         assert copy.digest().hex == sha256(BYTES).hexdigest()
         copy.discard()
@@ -195,7 +195,7 @@ class TestPublished:
     def test_a_part_of_it_is_nothing(self, node: FakeNode, root: str, tmp_path: Path) -> None:
         folder = self.sealed(node, root, str(tmp_path / "image"))
         os.truncate(f"{folder}/data", 100)
-        copy = partial.adopt(root)
+        copy = copies.adopt(root)
         assert copy is not None
         assert copy.held == 0
         copy.discard()
@@ -210,13 +210,13 @@ class TestPowerLoss:
         copy.write(copy.segments[0], BYTES[50:90])
         copy.close()
         node.processes.reboot(monkeypatch)
-        again = partial.adopt(root)
+        again = copies.adopt(root)
         assert again is not None
         assert again.held == 50
         again.write(again.segments[0], BYTES[50:70])
         again.close()
         node.processes.kill(node.processes.current())
-        third = partial.adopt(root)
+        third = copies.adopt(root)
         assert third is not None
         assert third.held == 70, "what was fetched in this boot counts in this boot"
         third.discard()
@@ -229,7 +229,7 @@ class TestPowerLoss:
         copy.sync()
         copy.close()
         node.processes.reboot(monkeypatch)
-        again = partial.adopt(root)
+        again = copies.adopt(root)
         assert again is not None
         assert again.held == 60
         again.discard()
@@ -242,7 +242,7 @@ class TestPowerLoss:
         copy.close()
         node.processes.reboot(monkeypatch)
         os.truncate(f"{copy.folder}/state", 0)
-        again = partial.adopt(root)
+        again = copies.adopt(root)
         assert again is not None
         assert again.held == 0, "nobody knows of what version, or how private"
         again.discard()
@@ -261,7 +261,7 @@ class TestPowerLoss:
         os.ftruncate(copy.fileno(), 180)  # written, not synced, zeros after the power loss
         copy.close()
         node.processes.reboot(monkeypatch)
-        again = partial.adopt(root)
+        again = copies.adopt(root)
         assert again is None or again.held == 0
         if again is not None:
             again.discard()
@@ -272,8 +272,8 @@ class TestBorrowing:
 
     def successor(self, node: FakeNode, root: str) -> tuple[Partial, int]:
         with node.processes.playing(node.processes.start()):
-            mine = Partial(partial.own_folder(root))
-            return mine, partial.borrow(root, mine)
+            mine = Partial(copies.own_folder(root))
+            return mine, copies.borrow(root, mine)
 
     def test_the_beginning_is_copied(self, node: FakeNode, root: str) -> None:
         donor = begun(root, 50, private=True)
@@ -326,11 +326,11 @@ class TestBorrowing:
 
         successor = node.processes.start()
         with node.processes.playing(successor):
-            mine = Partial(partial.own_folder(root))
+            mine = Partial(copies.own_folder(root))
             with monkeypatch.context() as patch:
                 for name in real:
                     patch.setattr(os, name, spied(name))
-                partial.borrow(root, mine)
+                copies.borrow(root, mine)
         truth = {'"1"': BYTES, '"2"': other}.get(mine.validators.etag, b"")
         assert content(mine)[: mine.held] == truth[: mine.held]
         mine.close()

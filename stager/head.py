@@ -1,0 +1,110 @@
+"""The head of a staging: the one node that asks the origin, and vouches for what comes."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from stager import versions
+from stager.errors import ClusterUnavailable, DigestMismatch, PinLost, StageImageError
+from stager.store.trouble import storage_errors
+
+if TYPE_CHECKING:
+    from stager.interfaces import Message
+    from stager.load import Load
+    from stager.reference import Digest
+
+STOP_SECONDS = 2.0
+"""For a download to end that is given up; what it would still have written would be the same bytes."""
+
+
+class Head(threading.Thread):
+    """The head's download, and what it finds."""
+
+    def __init__(self, load: Load, generation: int) -> None:
+        super().__init__(name="origin", daemon=True)
+        self._load = load
+        self._task = load.task
+        self._whole = False
+        self._stopped = False
+        self.ended = False
+        self.unchanged = False
+        self.found: Digest | None = None
+        self._error: StageImageError | None = None
+        self._download = self._task.download(self._task.copy)
+        if self._task.copy.segments and load.offset == 0:
+            load.label(generation)
+        load.hash_own()
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the origin's bytes have all come."""
+        return self._whole
+
+    def run(self) -> None:
+        copy = self._task.copy
+        copy.on_begin = self._begun
+        try:
+            with storage_errors(copy.folder):
+                unless = self._task.unless if self._task.held is not None else None
+                self.unchanged = not self._download.run(unless=unless)
+                self._settle()
+        except StageImageError as error:
+            self._error = self._error or error
+        except Exception as error:  # noqa: BLE001 - a thread's traceback is seen by nobody
+            self._error = StageImageError(f"a bug in the relay: {type(error).__name__}: {error}")
+        finally:
+            copy.on_begin = None
+            self.ended = True
+            self._load.wake.set()
+
+    def stop(self) -> None:
+        """Give it up."""
+        self._stopped = True
+        self._download.cancel()
+        self.join(STOP_SECONDS)
+
+    def report(self, load: Load) -> Message:
+        """Return what only the head knows."""
+        message: Message = {}
+        if self.unchanged and self._task.held is not None and self._task.unless is not None:
+            message["version"] = versions.described(self._task.unless, self._task.held.origin, private=False)
+            message["version"]["size"] = self._task.held.size
+            message["digest"] = self._task.held.digest.hex
+            message["root"] = load.root()
+        elif self._task.copy.segments:
+            message["version"] = versions.of_copy(self._task.copy)
+        if self.found is not None and (root := load.root()) is not None:
+            message |= {"digest": self.found.hex, "root": root}
+        if self._error is not None and not self._stopped:
+            error = self._error
+            message["error"] = {"code": error.exit_code, "message": error.message, "hint": error.hint}
+        return message
+
+    def _begun(self) -> None:
+        if self._task.copy.private and not self._load.sealed:
+            self._error = ClusterUnavailable(
+                "the image is private, and without cluster.credentials_file others could read it from the relay",
+                hint="set cluster.credentials_file, or stage with STAGE_IMAGE_SCOPE=node",
+            )
+            self._download.cancel()
+            return
+        # The coordinator is told the new version in the next report, and answers with its generation.
+        self._load.label(self._load.generation or 1)
+        self._load.hash_own()
+
+    def _settle(self) -> None:
+        if self.unchanged and self._task.held is not None:
+            digest = self._task.held.digest
+        else:
+            copy = self._task.copy
+            self._whole = True
+            self._load.finish_hashing()
+            digest = copy.digest()
+            if self._task.pin is not None and digest != self._task.pin:
+                raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {self._task.pin}")
+            self._task.recognise(copy.fileno(), copy.size or 0)
+        pinned = self._task.settle(digest)
+        if pinned != digest:
+            raise PinLost(f"the job is pinned to {pinned}, and the origin has {digest} now")
+        self.found = digest

@@ -1,0 +1,274 @@
+"""The bytes of one node in a staging of the cluster: where they come from now, how many are here, what they are.
+
+Bytes come from the origin (`Head`: this node is the head), or from another member; either way they go into the
+node's partial copy, and from there on to whoever asks. Which of them it is, the coordinator decides.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stager import versions
+from stager.errors import DigestMismatch
+from stager.head import Head
+from stager.reference import Digest
+from stager.store.trouble import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.download import Download
+    from stager.interfaces import Hashing, Holding, ImageInfo, Message, Peers, Upstream, Validators
+    from stager.store.images import StagedImage
+    from stager.store.partial import Partial
+
+
+@dataclass(slots=True)
+class Task:
+    """What one node wants to hold in the end, and what it may use for it.
+
+    `download` makes a download from the origin; `unless`: the version of `held`, which need not come again if the
+    origin still has it; `pin`: the only digest that will do; `settle` pins the job, on all nodes, and returns what it
+    is pinned to; `lookup` finds an image that is staged here.
+    """
+
+    copy: Partial
+    download: Callable[[Partial], Download]
+    recognise: Callable[[int, int], ImageInfo]
+    settle: Callable[[Digest], Digest]
+    lookup: Callable[[Digest], StagedImage | None]
+    unless: Validators | None = None
+    held: StagedImage | None = None
+    pin: Digest | None = None
+
+
+@dataclass(slots=True)
+class Load:
+    """See the module.
+
+    `sealed`: strangers cannot read the staging's secret, so that private images may be relayed. `wake` is set when
+    there is something to tell the coordinator at once.
+    """
+
+    task: Task
+    peers: Peers
+    sealed: bool = True
+    wake: threading.Event = field(default_factory=threading.Event)
+    image: StagedImage | None = None
+    """The image, if it was here all the time."""
+    complete: bool = False
+    _generation: int = 0
+    _holding: Holding | None = None
+    _upstream: Upstream | None = None
+    _upstream_name: str | None = None
+    _origin: Head | None = None
+    _hashing: Hashing | None = None
+    _final: tuple[str, str] | None = None
+    _served: int = -1
+
+    @property
+    def offset(self) -> int:
+        """Verified bytes from the start on."""
+        return self._holding.verified if self._holding else 0
+
+    @property
+    def feeds_others(self) -> bool:
+        """Whether another node gets bytes from here now."""
+        return self.peers.downstream > 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether bytes are to come from somebody."""
+        return self._upstream is not None or self._origin is not None
+
+    @property
+    def moving(self) -> bool:
+        """Whether bytes come even now."""
+        return self._upstream is not None and not self._upstream.lost and self._upstream.silence < 1.0
+
+    @property
+    def fetches_from_origin(self) -> bool:
+        """Whether this node is the head."""
+        return self._origin is not None and not self._origin.ended
+
+    def introduction(self) -> Message:
+        """Return what the coordinator is to know when we join."""
+        known = self._holding is not None
+        return {
+            "address": self.peers.address,
+            "offset": self.offset,
+            "generation": self._generation if known else None,
+            "version": versions.of_copy(self.task.copy) if known else None,
+            "upstream": self._upstream_name,
+        }
+
+    def report(self) -> Message:
+        """Return how far we are."""
+        message: Message = {
+            "generation": self._generation,
+            "offset": self.offset,
+            "silence": self._upstream.silence if self._upstream else 0.0,
+            "upstream": self._upstream_name,
+            "lost": (self._upstream.lost or None) if self._upstream else None,
+            "downstream": self.peers.downstream,
+        }
+        return {**message, **self._origin.report(self)} if self._origin else message
+
+    def follow(self, answer: Message) -> None:
+        """Do what the coordinator says. Raises StageImageError."""
+        if self._upstream is not None and self._upstream.error is not None:
+            with storage_errors(self.task.copy.folder):
+                raise self._upstream.error
+        generation, version = int(answer.get("generation") or 0), answer.get("version")
+        if answer.get("digest"):
+            self._final = (str(answer["digest"]), str(answer.get("root") or ""))
+            self._recall(Digest(f"sha256:{self._final[0]}"))
+        if self.image is None and not self.complete:
+            upstream = answer.get("upstream") or {}
+            self._get(upstream, generation, version if isinstance(version, dict) else None)
+            self._check()
+        elif self._origin is not None and int(answer.get("nodes") or 0) > int(answer.get("ready") or 0):
+            self._serve_image(generation)
+
+    def halt(self) -> None:
+        """End all transfers; what is here stays here, and is not served any more once the peers are closed."""
+        self._stop_pulling()
+        if self._origin is not None:
+            self._origin.stop()
+        if self._hashing is not None:
+            self._hashing.stop()
+
+    def label(self, generation: int) -> None:
+        """Offer the copy's file, whatever it holds now, as this generation's."""
+        if self._hashing is not None:
+            self._hashing.stop()
+        copy = self.task.copy
+        self._generation = generation
+        self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, copy.size, copy.position)
+
+    def hash_own(self) -> None:
+        """Vouch for what comes from the origin."""
+        copy = self.task.copy
+        if self._holding is not None:
+            self._hashing = self.peers.hash(self._holding, lambda: copy.position)
+
+    def finish_hashing(self) -> None:
+        """The origin has sent all there is."""
+        if self._hashing is not None:
+            self._hashing.finish()
+
+    def root(self) -> str | None:
+        """Return what binds all bytes, when all are verified."""
+        return self._holding.root() if self._holding is not None and self._holding.complete else None
+
+    @property
+    def generation(self) -> int:
+        """Which version of the image the others mean by our bytes."""
+        return self._generation
+
+    def _get(self, upstream: Message, generation: int, version: Message | None) -> None:
+        kind = upstream.get("kind")
+        if kind == "origin":
+            self._lead(generation)
+        elif self._origin is not None and not self._origin.ended:
+            self._origin.stop()  # another one is the head now
+            self._origin = None
+        if self._origin is not None and generation != self._generation:
+            self.label(generation)
+            self.hash_own()
+            if self._origin.has_all:
+                self.finish_hashing()
+        elif self._origin is None and version is not None:
+            self._prepare(generation, version)
+        if kind == "node" and self._holding is not None:
+            self._pull(str(upstream.get("node")), str(upstream.get("address")))
+        elif kind == "wait":
+            self._stop_pulling()
+
+    def _prepare(self, generation: int, version: Message) -> None:
+        """Make the copy one of this version, keeping what it holds of it."""
+        copy, wanted = self.task.copy, versions.validators_of(version)
+        if self._holding is not None and generation == self._generation:
+            if copy.size is None and wanted.size is not None:
+                copy.settle_size(wanted.size)
+                self._holding.size = wanted.size
+            return
+        self._stop_pulling()
+        with storage_errors(copy.folder):
+            if copy.segments and wanted and versions.same(copy, wanted):
+                copy.keep_beginning()
+            else:
+                copy.begin(wanted, wanted.size, str(version.get("origin", "")), private=bool(version.get("private")))
+            if copy.size is not None:
+                self.task.download(copy).room(copy.size - copy.held)
+            self.label(generation)
+
+    def _pull(self, name: str, address: str) -> None:
+        holding = self._holding
+        if holding is None or holding.complete:
+            return
+        if self._upstream is not None and self._upstream_name == name and not self._upstream.lost:
+            return
+        self._stop_pulling()
+        self._upstream_name = name
+        self._upstream = self.peers.pull(address, holding, self._advance)
+        self._upstream.start()
+
+    def _advance(self, verified: int) -> None:
+        self.task.copy.advance(verified)
+        if self.task.copy.size == verified:
+            self.wake.set()
+
+    def _stop_pulling(self) -> None:
+        if self._upstream is not None:
+            self._upstream.stop()
+            self._upstream = None
+        self._upstream_name = None
+
+    def _lead(self, generation: int) -> None:
+        if self._origin is None:
+            self._stop_pulling()
+            self._upstream_name = "origin"
+            self._origin = Head(self, generation)
+            self._origin.start()
+
+    def _check(self) -> None:
+        origin = self._origin
+        if origin is not None and origin.unchanged:
+            self.image = self.task.held
+            self.complete = True
+        elif self._final is not None and self._final[1] and self._holding is not None and self._holding.complete:
+            self._check_root(*self._final)
+
+    def _check_root(self, digest: str, root: str) -> None:
+        if self.root() == root:
+            copy = self.task.copy
+            self._stop_pulling()
+            copy.finish()
+            copy.vouch(Digest(f"sha256:{digest}"))
+            self.complete = True
+            return
+        raise DigestMismatch("the bytes that came from other nodes are not those of the node that asked the origin")
+
+    def _recall(self, digest: Digest) -> None:
+        if self.image is None and not self.complete and (self._origin is None or self._origin.found is None):
+            self.image = self.task.lookup(digest)
+            if self.image is not None:
+                self.complete = True
+                self._stop_pulling()
+
+    def _serve_image(self, generation: int) -> None:
+        """Offer the staged image to those who lack it; hashing it once more is for their sake only."""
+        image = self.image
+        if image is None or self._served == generation:
+            return
+        self._served = generation
+        with suppress(OSError), open(image.path, "rb") as file:
+            folder = self.task.copy.folder
+            self._holding = self.peers.hold(file.fileno(), folder, generation, image.size, 0)
+            self._generation = generation
+            self._hashing = self.peers.hash(self._holding, lambda: image.size)
+            self._hashing.finish()

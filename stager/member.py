@@ -1,0 +1,167 @@
+"""One node's part in a staging of the cluster: it does what the coordinator says, and tells how far it is.
+
+    join ──▶ answer: who feeds me ──▶ fetch ──▶ report ──▶ answer …  ──▶ all is here ──▶ serve until dismissed
+
+The coordinator may go: bytes go on flowing from whoever sends them while another one is found.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from stager import errors
+from stager.errors import ClusterUnavailable, OriginStalled, StageImageError
+from stager.interfaces import PeerLost
+from stager.load import Load
+
+if TYPE_CHECKING:
+    from stager.clock import Clock
+    from stager.interfaces import Message
+    from stager.seat import Seat
+    from stager.store.images import StagedImage
+
+COORDINATOR_SECONDS = 0.7
+"""Between two looks for a coordinator, on average: several of a thousand nodes' looks fit into each of ZooKeeper's
+milliseconds."""
+
+
+class Member:
+    """A thread that talks with the coordinator. `patience`: seconds without a coordinator, or without a byte.
+
+    `who` is what the coordinator is told of us: node, host, scope, order.
+    """
+
+    def __init__(self, seat: Seat, load: Load, who: Message, clock: Clock, *, patience: float, stall: float) -> None:
+        self._seat = seat
+        self._load = load
+        self._who = who
+        self._clock = clock
+        self._patience = patience
+        self._stall = stall
+        self._joined = False
+        self._end = threading.Event()
+        self._settled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="member", daemon=True)
+        self._interval = 0.2
+        self._alone_since = clock.now()
+        self._moved: tuple[int, float] = (-1, clock.now())
+        self.error: StageImageError | None = None
+        self.state = "waiting"
+        self.ready = self.nodes = 0
+        self.dismissed = False
+
+    def start(self) -> None:
+        """Begin to take part."""
+        self._thread.start()
+
+    def outcome(self, seconds: float) -> bool:
+        """Wait up to `seconds` for all bytes; whether there is an outcome. Raises what kept them from coming."""
+        if not self._settled.wait(seconds):
+            return False
+        if self.error is not None:
+            raise self.error
+        return True
+
+    @property
+    def image(self) -> StagedImage | None:
+        """The image, if it was here all the time."""
+        return self._load.image
+
+    @property
+    def feeds_others(self) -> bool:
+        """Whether another node gets bytes from here now."""
+        return self._load.feeds_others
+
+    @property
+    def active(self) -> bool:
+        """Whether it still takes part."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Leave the others, who will get their bytes elsewhere."""
+        self._end.set()
+        self._load.wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._end.is_set() and not self.dismissed and self.error is None:
+                self._step()
+                self._load.wake.wait(self._interval)
+                self._load.wake.clear()
+        except StageImageError as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 - a thread's traceback is seen by nobody
+            self.error = StageImageError(f"a bug in the relay: {type(error).__name__}: {error}")
+        finally:
+            self._load.halt()
+            with suppress(PeerLost, ClusterUnavailable):
+                self._seat.ask("leave", {"node": self._who["node"]})
+            self._settled.set()
+
+    def _step(self) -> None:
+        try:
+            self._obey(self._converse())
+            self._alone_since = self._clock.now()
+        except (PeerLost, ClusterUnavailable) as error:
+            self._joined = False
+            self._go_on_without(error)
+        if not self._settled.is_set():
+            self._check_progress()
+
+    def _converse(self) -> Message:
+        if self._joined:
+            return self._seat.ask("report", {**self._load.report(), "node": self._who["node"], "state": self._state()})
+        self._seat.take()
+        answer = self._seat.ask("join", {**self._who, **self._load.introduction(), "state": self._state()})
+        self._joined = True
+        return answer
+
+    def _state(self) -> str:
+        return self.state if self._settled.is_set() else "receiving" if self._load.busy else "waiting"
+
+    def _obey(self, answer: Message) -> None:
+        if answer.get("unknown"):
+            self._joined = False
+            return
+        self._interval = min(max(float(answer.get("interval") or 0.2), 0.05), 30.0)
+        self.ready, self.nodes = int(answer.get("ready") or 0), int(answer.get("nodes") or 0)
+        if answer.get("error") and not self._settled.is_set():
+            raise error_of(answer["error"])
+        self.dismissed = bool(answer.get("dismissed")) and self.state == "done"
+        self._load.follow(answer)
+        if self._load.complete and not self._settled.is_set():
+            self.state = "verifying"
+            self._settled.set()
+
+    def _go_on_without(self, error: Exception) -> None:
+        now = self._clock.now()
+        if self._load.moving:
+            self._alone_since = now
+        if now - self._alone_since > self._patience:
+            if isinstance(error, ClusterUnavailable):
+                raise error
+            raise ClusterUnavailable(f"the staging has no coordinator that answers ({error})")
+        # Jitter: the nodes that lost their coordinator at the same moment shall not all look for it at the same one.
+        self._interval = COORDINATOR_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+
+    def _check_progress(self) -> None:
+        held, now = self._load.offset, self._clock.now()
+        if held != self._moved[0] or self._load.fetches_from_origin:
+            self._moved = (held, now)  # whoever asks the origin has bounds of its own, and says more when they pass
+        elif now - self._moved[1] > self._stall:
+            raise OriginStalled(f"no other node sent a byte for {self._stall:.0f} s")
+
+
+def error_of(record: Message) -> StageImageError:
+    """Return the error that another node met."""
+    code, message, hint = record.get("code"), str(record.get("message", "")), str(record.get("hint", ""))
+    kinds = [kind for kind in _kinds(StageImageError) if kind.exit_code == code]
+    return (kinds[0] if kinds else errors.OriginUnavailable)(message, hint=hint)
+
+
+def _kinds(kind: type[StageImageError]) -> list[type[StageImageError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _kinds(child))]
