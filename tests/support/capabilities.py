@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps nginx, mount helpers and losetup; not on everybody's PATH."""
 
-UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "zookeeper", "user-python"})
+UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "user-python"})
 """What tests/support/install-system-packages cannot install: skipped even when everything else is required.
 
 `user-python`: an interpreter that lies in a home which is closed to other users cannot be run by them.
 """
+
+ZOOKEEPER_JAR = "/usr/share/java/zookeeper.jar"
+"""Of Debian's libzookeeper-java: the server is no program, but a class that Java runs."""
 
 NOBODY = 65534
 LOOP_CTL_GET_FREE = 0x4C82
@@ -63,6 +66,16 @@ def _erofs() -> bool:
         return _mount() and ("\terofs\n" in known.read() or _runs("modinfo", "erofs"))
 
 
+def _zookeeper() -> bool:
+    return os.path.exists(ZOOKEEPER_JAR) and program("java") is not None
+
+
+def _shaped_network() -> bool:
+    """Whether there can be hosts in network namespaces, with links of a given rate between them."""
+    batch = "ip link add a type veth peer name b && tc qdisc add dev a root tbf rate 1mbit burst 128kb latency 50ms"
+    return _root() and _runs("unshare", "--net", "sh", "-c", batch)
+
+
 _TRIALS: dict[str, Callable[[], bool]] = {
     "root": _root,
     "user-switch": lambda: _root() and _runs("true", user=NOBODY),
@@ -73,13 +86,15 @@ _TRIALS: dict[str, Callable[[], bool]] = {
     "erofs": _erofs,
     "userns": lambda: _runs("unshare", "--user", "--map-root-user", "--mount", "true"),
     "netns": lambda: _root() and _runs("unshare", "--net", "true"),
+    "netns-cluster": _shaped_network,
+    "zookeeper": _zookeeper,
 }
 
 PROGRAMS = (
     *("squashfuse_ll", "mksquashfs", "unsquashfs", "fusermount3", "mkfs.erofs", "siftool", "nginx", "curl"),
-    *("shellcheck", "openssl", "apptainer", "singularity", "slurm", "zookeeper"),
+    *("shellcheck", "openssl", "apptainer", "singularity", "slurm", "tc"),
 )
-_PROGRAM_OF = {"slurm": "srun", "zookeeper": "zkServer.sh"}
+_PROGRAM_OF = {"slurm": "srun"}
 
 NAMES = (*_TRIALS, *PROGRAMS)
 
