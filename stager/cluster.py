@@ -7,6 +7,7 @@ Without ZooKeeper, and by policy, the node goes on alone, with one warning.
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class ClusterStaging:
     clock: Clock
     tell: Teller
     meet: Callable[[], Rendezvous]
-    sit: Callable[[Rendezvous], tuple[Seat, Peers]]
+    sit: Callable[[Rendezvous, str], tuple[Seat, Peers]]
     wanted: Callable[[], bool] = lambda: True
     _rendezvous: Rendezvous | None = None
     _member: Member | None = None
@@ -161,13 +162,15 @@ class ClusterStaging:
         """Whether this node is on its own."""
         return self._rendezvous is None
 
-    def join(self, task: Task) -> Member:
-        """Take part with the bytes of `task`."""
+    def join(self, task: Task, expected: Digest | None) -> Member:
+        """Take part with the bytes of `task`; `expected`: the only digest that will do, if there is one."""
         if self._rendezvous is None:
             raise ClusterUnavailable("there is no session with ZooKeeper")
-        self._seat, self._peers = self.sit(self._rendezvous)
+        self._seat, self._peers = self.sit(self._rendezvous, expected.hex if expected else "")
         load = Load(task, self._peers, sealed=self.terms.sealed)
-        member = Member(self._seat, load, self.who, self.clock, patience=self.terms.patience, stall=self.terms.stall)
+        who = {**self.who, "node": f"{self.who['host']}/{os.getpid()}"}  # of the process that was forked meanwhile
+        terms = self.terms
+        member = Member(self._seat, load, who, self.clock, patience=terms.patience, stall=terms.stall)
         self._member = member
         member.start()
         return member
@@ -241,7 +244,7 @@ class Fetching:
             held=self.held() if unless is not None else None,
             pin=self.known.reference.digest,
         )
-        member = self.cluster.join(task)
+        member = self.cluster.join(task, self.known.expected())
         unwanted = self.cluster.clock.now()
         while not member.outcome(0.5):
             if self.cluster.wanted() or member.feeds_others:

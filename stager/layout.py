@@ -7,7 +7,8 @@
 ├── refs/<key>                 reference → digest, validators, time seen
 ├── partial/<key>/<owner>/     bytes in flight: data, state
 ├── locks/<name>.lock          never unlinked, opened read-write; <name>.leader tells who holds it and how far it is,
-│                              <name>.leader.wake is a FIFO whose closing wakes those who wait for the holder
+│                              <name>.leader.wake is a FIFO whose closing wakes those who wait for the holder;
+│                              <key>.relay.log tells of strangers at the relay
 ├── leases/<hex>/<lease>       who uses the image: empty files, all is in the name
 ├── pins/<scope>/<key>         the digest a reference means for one job
 ├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper

@@ -32,6 +32,11 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
     reference = node.reference(text)
     tell = node.teller(reference.name)
     config = node.config
+    cluster = None
+    if config.is_cluster:
+        from stager.cli.clustering import cluster_staging
+
+        cluster = cluster_staging(node, reference, tell)
     return Staging(
         layout=node.layout,
         reference=reference,
@@ -49,6 +54,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         download=lambda copy: _download(node, reference, copy, tell),
         recognise=recognise,
         tell=tell,
+        cluster=cluster,
         tiers=node.tiers,
         before_release=before_release,
         trace=_trace_point(node.environ),
