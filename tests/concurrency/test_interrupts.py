@@ -101,6 +101,7 @@ def test_a_signal_to_the_whole_group_ends_leader_and_waiters(tmp_path: Path, sto
         url = origin.put("/tool.sqsh", image(), Fault(stall=stall))
         group = tasks.start(f'for i in 1 2 3 4; do "$@" {url} & done; wait', "sh", *COMMAND, program=("sh", "-c"))
         until(lambda: group.err.count("waiting for") == 3, "three to wait for the fourth")
+        assert stall.reached.wait(30)  # it leads: one that is killed on its way there leaves a note of the dead
         os.killpg(group.pid, signal.SIGTERM)
         assert group.done() == -signal.SIGTERM
         until(lambda: not list((store_path / "locks").glob("*.leader")), "the leader to be gone")
