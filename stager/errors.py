@@ -22,8 +22,8 @@ StageImageError
 ├── NotStaged            82   the store does not hold what was asked for
 ├── RuntimeMissing       83   the container runtime asked for is not installed
 ├── VerifyFailed         84   `verify` found bad images (they were quarantined or repaired, as it says)
-├── ClusterUnavailable   85   ZooKeeper, or the other nodes by way of it, cannot be reached
-├── TooFewNodes          86   the image is not on as many nodes as `--min-nodes` asks for
+├── ClusterUnavailable   85   ZooKeeper, or the cluster's other nodes, cannot be reached
+├── TooFewNodes          86   the image is here, but not on as many nodes as `--min-nodes` asks for
 ├── CommandNotRunnable  126   `exec`: the command is there but cannot be executed
 └── CommandNotFound     127   `exec`: there is no such command
 

@@ -265,7 +265,7 @@ class Peers(Protocol):
     def trust(self, secret: str) -> None:
         """Take `secret` (64 hex digits) for what all members of the staging know."""
 
-    def hold(self, fd: int, folder: str, generation: int, size: int | None, own: int) -> Holding:
+    def hold(self, fd: int, folder: str, generation: int, *, size: int | None, own: int) -> Holding:
         """Offer a file to the others, as far as it will be verified, and no other one from now on.
 
         `folder`: for what cannot be kept in memory. `own`: bytes at the file's start that are there but not verified:

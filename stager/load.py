@@ -147,7 +147,7 @@ class Load:
             self._hashing.stop()
         copy = self.task.copy
         self._generation = generation
-        self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, copy.size, copy.position)
+        self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, size=copy.size, own=copy.position)
 
     def hash_own(self) -> None:
         """Vouch for what comes from the origin."""
@@ -268,7 +268,7 @@ class Load:
         self._served = generation
         with suppress(OSError), open(image.path, "rb") as file:
             folder = self.task.copy.folder
-            self._holding = self.peers.hold(file.fileno(), folder, generation, image.size, 0)
+            self._holding = self.peers.hold(file.fileno(), folder, generation, size=image.size, own=0)
             self._generation = generation
             self._hashing = self.peers.hash(self._holding, lambda: image.size)
             self._hashing.finish()

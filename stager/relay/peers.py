@@ -54,7 +54,7 @@ class RelayPeers:
         self._secret = self._guard.secret = Secret.parse(secret)
         self._drop_control()
 
-    def hold(self, fd: int, folder: str, generation: int, size: int | None, own: int) -> Holding:
+    def hold(self, fd: int, folder: str, generation: int, *, size: int | None, own: int) -> Holding:
         if self._offered is not None:
             self._server.withdraw(self._staging, self._offered[0])
             self._offered[1].close()

@@ -65,7 +65,9 @@ def test_they_survive_a_process_boundary() -> None:
 
 
 def test_only_what_may_pass_is_retryable() -> None:
-    assert {cls.__name__ for cls in CLASSES if cls.retryable} == {"OriginUnavailable", "OriginStalled", "LeaderLost"}
+    assert {cls.__name__ for cls in CLASSES if cls.retryable} == {
+        *("OriginUnavailable", "OriginStalled", "LeaderLost", "ClusterUnavailable", "TooFewNodes"),
+    }
 
 
 def test_documentation_is_current(capsys: pytest.CaptureFixture[str]) -> None:

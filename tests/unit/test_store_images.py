@@ -41,6 +41,7 @@ def fetched(node: FakeNode) -> Partial:
     copy = Partial(copies.own_folder(node.layout.partials("key")))
     copy.begin(Validators('"1"'), len(CONTENT), "origin", private=False)
     copy.write(copy.segments[0], CONTENT)
+    copy.promise(DIGEST)
     return copy
 
 

@@ -44,9 +44,11 @@ def content(copy: Partial) -> bytes:
     return os.pread(copy.fileno(), 1000, 0)
 
 
-def orphaned(node: FakeNode, root: str, held: int, **how: bool) -> str:
+def orphaned(node: FakeNode, root: str, held: int, *, promised: bool = False, **how: bool) -> str:
     with node.processes.victim():
         copy = begun(root, held, **how)
+        if promised:
+            copy.promise(copy.digest())
         copy.close()
         return copy.folder
 
@@ -167,7 +169,7 @@ class TestPublished:
     """A copy may be the image's own inode: linked, but not yet let go of."""
 
     def sealed(self, node: FakeNode, root: str, image: str) -> str:
-        folder = orphaned(node, root, len(BYTES))
+        folder = orphaned(node, root, len(BYTES), promised=True)
         os.chmod(f"{folder}/data", 0o444)
         os.link(f"{folder}/data", image)
         return folder
@@ -191,6 +193,15 @@ class TestPublished:
         assert copy.digest().hex == sha256(BYTES).hexdigest()
         copy.discard()
         assert (tmp_path / "image").read_bytes() == BYTES
+
+    def test_damaged_it_is_nothing(self, node: FakeNode, root: str, tmp_path: Path) -> None:
+        self.sealed(node, root, str(tmp_path / "image"))
+        with (tmp_path / "image").open("r+b") as image:
+            image.write(b"?")
+        copy = copies.adopt(root)
+        assert copy is not None
+        assert copy.held == 0, "it would be published as what it has become"
+        copy.discard()
 
     def test_a_part_of_it_is_nothing(self, node: FakeNode, root: str, tmp_path: Path) -> None:
         folder = self.sealed(node, root, str(tmp_path / "image"))
