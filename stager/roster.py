@@ -1,0 +1,308 @@
+"""Who is in, how far each one is, and who feeds whom; the one place that decides it.
+
+The member that has the most bytes is the head and pulls from the origin; the others form a chain behind it (see
+roster_order). Members report; those that do not are dead, those that are in the way are moved (see roster_watch).
+Time is an argument: seconds of any clock that does not jump.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stager.roster_member import Member
+from stager.roster_messages import ORIGIN
+from stager.roster_order import Order, fan_of
+from stager.roster_tree import Tree
+from stager.roster_watch import Watch
+
+if TYPE_CHECKING:
+    from stager.roster_messages import Joining, Report
+
+INTERVAL = 0.2
+"""Seconds between two reports of a member, as long as there are few."""
+REPORTS = 500
+"""Reports per second that the coordinator wants to answer at most, beside its own image: some 5 % of a core."""
+
+DEAD = 1.0
+DEAD_INTERVALS = 3
+"""Silent for DEAD seconds and DEAD_INTERVALS of its intervals, a member is dead. Less took busy nodes for dead ones."""
+
+STALL = 0.5
+"""Seconds without a tick after which it was the coordinator that slept: nobody's silence from before counts."""
+
+GRACE = 1.0
+"""Seconds for which a new coordinator of a begun image waits for those who have more bytes."""
+
+KEPT = 2
+"""So many complete members stay for those who may still come."""
+
+EXPECTED_RATE = 1e9
+"""Bytes per second of a link until it has been measured: what one node can verify while it receives and sends."""
+
+MAX_NODES = 1 << 16
+"""More than any cluster has; what else a member says about its place in a node list is not believed."""
+
+
+class Roster:
+    """The members of one staging. `own` is the coordinator's own member, `origins` how many may use the origin at once.
+
+    `tick` must be called at least every 0.3 s, better every 0.1 s.
+    """
+
+    def __init__(self, *, own: str = "", origins: int = 1, interval: float = INTERVAL) -> None:
+        self.own = own
+        self.tree = Tree()
+        self.order = Order(self.tree, origins=origins)
+        self.watch = Watch(self.tree, self.order)
+        self.done: dict[Member, None] = {}
+        """Who has published the image and is there."""
+        self.gone: dict[str, Member] = {}
+        """Who was there: published the image and left, or failed."""
+        self.busy = 0.0
+        """When somebody last needed something."""
+        self._kept: dict[Member, None] = {}
+        self._had = 0
+        self._interval = interval
+        self._expected = 0
+        self._awaited: dict[str, list[Member]] = {}
+        self._born: float | None = None
+        self._ticked: float | None = None
+        self._awake = 0.0
+        self._judged = 0.0
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """Who is in, by name."""
+        return self.tree.members
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two reports of one member."""
+        return max(self._interval, len(self.members) / REPORTS)
+
+    @property
+    def ready(self) -> int:
+        """How many have published the image, whether they are still there or not."""
+        return len(self.done) + self._had
+
+    @property
+    def nodes(self) -> int:
+        """How many are in, or were until they had the image."""
+        return len(self.members) + self._had
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody who is in lacks the image."""
+        return len(self.done) == len(self.members)
+
+    # What members say.
+
+    def join(self, joining: Joining, offset: int, now: float) -> Member:
+        """Take a member in, with `offset` bytes of the present generation; one of its name from before is forgotten."""
+        self._begin(joining, now)
+        if (before := self.members.get(joining.node)) is not None:
+            self._remove(before, now)
+        self._had -= _has_it(self.gone.pop(joining.node, None))
+        member = _member(joining, offset, now)
+        member.interval = self.interval
+        self.tree.enroll(member)
+        self._reckon(joining.order)
+        self._claim(member, joining.upstream, now)
+        if member.needy:
+            self.order.admit(member, now)
+        self._lead(member, now)
+        self.busy = now
+        return member
+
+    def report(self, member: Member, report: Report, now: float) -> None:
+        """Take in how a member is; `report` is about the present generation."""
+        self.watch.heard(member, now)
+        self._progress(member, report, now)
+        above = member.parent.name if member.parent is not None else ""
+        if report.lost is not None and report.upstream == above:
+            self.watch.lost(member, report.lost, now)
+        elif report.silence and report.upstream == above:
+            self.watch.silent(member, report.silence, now)
+        self._lead(member, now)
+
+    def touch(self, member: Member, now: float) -> None:
+        """A member is alive, whatever it says."""
+        member.heard, member.interval = now, self.interval
+
+    def leave(self, member: Member, now: float) -> None:
+        """Close up after a member that goes, has died, or failed by itself."""
+        if member.state in {"done", "failed"}:
+            self.gone[member.name] = member
+            self._had += _has_it(member)
+        self._remove(member, now)
+        self.order.settle(now)
+
+    def bar(self, member: Member, now: float) -> bool:
+        """Let another member try the origin; return whether there is one."""
+        member.barred = True
+        if member.at_origin:
+            self.tree.splice(member, now)
+        self.order.settle(now)
+        return any(not other.barred for other in self.members.values())
+
+    def start_over(self, now: float) -> None:
+        """Forget all bytes: the image is another one now. Who feeds whom stays as it is."""
+        for member in self.members.values():
+            member.offset, member.complete = 0, False
+            member.samples.clear()
+        for member in self.members.values():
+            self.tree.refresh(member)
+        self.done.clear()
+        self._kept.clear()
+        self.order.settle(now)
+
+    def is_dismissed(self, member: Member) -> bool:
+        """Whether nobody needs this member's bytes any more, so that it may go.
+
+        KEPT complete members stay, the coordinator's own among them, however many others there are.
+        """
+        if member.dismissed:
+            return True
+        needed = bool(member.children) or member.downstream > 0 or member.name == self.own
+        own = self.members.get(self.own)
+        others = len(self._kept) + (own is not None and own not in self._kept and self.idle)
+        if member not in self._kept or needed or others <= KEPT:
+            return False
+        member.dismissed = True
+        del self._kept[member]
+        self.tree.changed(member)
+        return True
+
+    # What time says.
+
+    def tick(self, now: float) -> None:
+        """Find out who is dead, silent or slow; cheap when called more often than needed."""
+        if self._ticked is not None and 0 <= now - self._ticked < self._pause:
+            return
+        if self._ticked is None or now - self._ticked > STALL + self._pause:
+            self._awake = now
+        self._ticked = now
+        for member in [member for member in self.members.values() if self._is_dead(member, now)]:
+            self.leave(member, now)
+        if self._awaited and now >= self.order.hold_until:
+            self._awaited.clear()
+        if now - self._judged >= self.interval:
+            self._judged = now
+            self.watch.interval = self.interval
+            self.watch.judge(now)
+            self._reckon(None)
+        self._revive(now)
+        if not self.idle:
+            self.busy = now
+
+    @property
+    def _pause(self) -> float:
+        return max(0.05, self.interval / 4)
+
+    def _is_dead(self, member: Member, now: float) -> bool:
+        return now - max(member.heard, self._awake) > max(DEAD, DEAD_INTERVALS * member.interval)
+
+    def _revive(self, now: float) -> None:
+        """Have somebody pull from the origin even if all that are left were set aside."""
+        if now < self.order.hold_until or self.tree.heads or any(member.feeds for member in self.tree.complete):
+            return
+        left = [m for m in self.tree.needy if not m.barred and not m.suspected]
+        if left:
+            best = max(left, key=lambda m: (not m.corrupt, m.offset))
+            best.slow = False
+            self.tree.changed(best)
+            self.tree.to_origin(best, now)
+            self.order.settle(now)
+
+    # Coming and going.
+
+    def _begin(self, joining: Joining, now: float) -> None:
+        if self._born is None:
+            self._born = self._awake = now
+        if joining.generation is not None and now - self._born < GRACE and not self.order.hold_until:
+            self.order.hold_until = self._born + GRACE
+
+    def _claim(self, member: Member, upstream: str | None, now: float) -> None:
+        """Leave a member where it says it is, if that makes sense."""
+        early = now < self.order.hold_until
+        if upstream == ORIGIN and early and not self.tree.heads:
+            self.tree.to_origin(member, now)
+        elif upstream is not None and upstream in self.members:
+            self._keep(member, self.members[upstream], now, early=early)
+        elif upstream not in {None, ORIGIN} and early:
+            self._awaited.setdefault(str(upstream), []).append(member)
+        for child in self._awaited.pop(member.name, ()):
+            if child.needy and self.members.get(child.name) is child:
+                self._keep(child, member, now, early=True)
+        if early and self.tree.heads and not self._awaited and not self.tree.needy:
+            self.order.hold_until = now
+
+    def _keep(self, member: Member, above: Member, now: float, *, early: bool) -> None:
+        room = len(above.children) < self.tree.fan + early
+        ahead = above.offset + self.order.margin() >= member.offset
+        if room and ahead and above.feeds and above is not member and not self.tree.below(member, above):
+            self.tree.attach(member, above, now)
+
+    def _remove(self, member: Member, now: float) -> None:
+        self.done.pop(member, None)
+        self._kept.pop(member, None)
+        self.tree.splice(member, now)
+        self.tree.drop(member)
+        self.busy = now
+
+    def _reckon(self, order: int | None) -> None:
+        """Choose the shape by what is known of size, rate and the number of nodes."""
+        if order is not None and order < MAX_NODES:
+            self._expected = max(self._expected, order + 1)
+        nodes = max(self._expected, len(self.members))
+        self.tree.fan = fan_of(nodes, self.order.size, self.order.usual or EXPECTED_RATE)
+
+    # Getting on.
+
+    def _progress(self, member: Member, report: Report, now: float) -> None:
+        member.downstream = report.downstream
+        published = member.state == "done"
+        member.state = "done" if published else report.state
+        member.offset = max(member.offset, report.offset) if published else report.offset
+        size = self.order.size
+        complete = member.state in {"verifying", "done"} or bool(size and member.offset >= size)
+        if member.state == "done" and not published:
+            self.done[member] = None
+            self._kept[member] = None
+        member.sample(now)
+        if complete != member.complete:
+            self._completed(member, now, complete=complete)
+
+    def _completed(self, member: Member, now: float, *, complete: bool) -> None:
+        member.complete = complete
+        if complete:
+            self.tree.detach(member)
+            # What the origin still sends to others is there already.
+            for head in list(self.tree.heads) if member.feeds else ():
+                self.tree.detach(head)
+        self.tree.changed(member)
+        self.order.settle(now)
+
+    def _lead(self, member: Member, now: float) -> None:
+        """Make a member the head that has far more than the head; it brought bytes from an earlier download."""
+        if now >= self.order.hold_until and not member.at_origin and not member.complete and not member.leaf:
+            self.order.lead(member, now)
+
+
+def _has_it(member: Member | None) -> bool:
+    return member is not None and member.state == "done"
+
+
+def _member(joining: Joining, offset: int, now: float) -> Member:
+    member = Member(
+        name=joining.node,
+        host=joining.host,
+        address=joining.address,
+        scope=joining.scope,
+        order=joining.order,
+        since=joining.since,
+        offset=offset,
+        heard=now,
+    )
+    member.sample(now)
+    return member

@@ -1,0 +1,246 @@
+"""Who is to feed whom: where a member finds its place.
+
+One chain, as long as that is the fastest (`fan_of`), in the order of the node list, so that each cable between racks
+is crossed once. Bytes only ever flow from who has more to who has less, but for a member that was moved to the end of
+a chain: what flows there has passed its own place a moment later.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from math import log2
+from typing import TYPE_CHECKING
+
+from stager.roster_messages import CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stager.roster_member import Member
+    from stager.roster_tree import Tree
+
+LITTLE = 8 << 20
+"""Bytes: a member that holds no more than that, or LITTLE_PART of the image, may wait for a new one before it."""
+LITTLE_PART = 0.01
+
+AVOID = 30.0
+"""Seconds for which a member is not sent again to an upstream that went wrong for it."""
+AGAIN = 2.0
+"""The same if there is nobody else."""
+STRIKES = 2
+"""So often does it go wrong before the origin is asked instead, though others hold the bytes."""
+
+MARGIN = 32 << 20
+"""Bytes that somebody must be ahead of the head to take its place: less is the age of a report, not a lead."""
+MARGIN_SECONDS = 2.0
+
+WAKE = 0.002
+"""Seconds that a node takes, beside receiving a chunk, to pass it on."""
+
+NEIGHBOURS = 8
+"""So many predecessors are looked at for one that can feed; a number for which a join stays cheap."""
+
+
+def fan_of(nodes: int, size: int | None, rate: float) -> int:
+    """Return how many members each member feeds: 1 (a chain) or 2 (a binary tree).
+
+    A chain of N takes S/B + N hops. Splitting it at the head into c chains would take c S/B + N/c hops; but once the
+    rate is halved anyway, every node below can feed two as well, for 2 S/B + 2 log2 N hops. Against that, two chains
+    never win; neither do three children: k / log2 k is least at 2 and 4 (and at e).
+    """
+    if not size or nodes < 4:
+        return 1
+    hop = CHUNK / rate + WAKE
+    return 1 if nodes * hop <= size / rate + 2 * log2(nodes) * hop else 2
+
+
+class Order:
+    """Finds places in `tree`; `origins` members may pull from the origin at the same time."""
+
+    def __init__(self, tree: Tree, *, origins: int) -> None:
+        self.tree = tree
+        self.origins = origins
+        self.size: int | None = None
+        self.usual = 0.0
+        """The rate, in bytes per second, at which members usually receive; 0 while unknown."""
+        self.hold_until = 0.0
+        """Until then nobody is given a place: somebody who belongs before them may still come."""
+
+    def admit(self, member: Member, now: float) -> None:
+        """Find a place for a member that has just come: in the order of nodes, where nobody has to wait for it."""
+        if now < self.hold_until:
+            return
+        tree = self.tree
+        flowing = bool(tree.heads or tree.complete) and not tree.idle
+        before = self._neighbour(member, now) if tree.fan == 1 and flowing and self._little(member) else None
+        kids = before.kids() if before is not None else []
+        if before is not None and not kids:
+            self._attach(member, before, now)
+        elif len(kids) == 1 and self._little(kids[0]):
+            self._insert(member, kids[0], now)
+        else:
+            self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Find a place for everybody who needs one, the furthest first."""
+        if now < self.hold_until:
+            return
+        for member in sorted(self.tree.needy, key=lambda needy: (needy.leaf, -needy.offset)):
+            if member.needy:
+                self._place(member, now)
+
+    def feeders(self) -> Iterable[Member]:
+        """Return the complete members that others may be sent to."""
+        return (member for member in self.tree.complete if member.feeds)
+
+    def margin(self) -> float:
+        """Bytes that make a lead."""
+        return max(MARGIN, MARGIN_SECONDS * self.usual)
+
+    def lead(self, member: Member, now: float) -> None:
+        """Make a member the head if it is far ahead of the head."""
+        if self._leads(member):
+            self.promote(member, now)
+
+    def promote(self, member: Member, now: float) -> None:
+        """Make a member that is ahead of the head the head."""
+        heads = list(self.tree.heads)
+        if not member.at_origin:
+            self.tree.splice(member, now)
+        for head in heads:
+            self.tree.detach(head)
+        self.tree.to_origin(member, now)
+        self.settle(now)
+
+    def _neighbour(self, member: Member, now: float) -> Member | None:
+        """Return the member before this one in the order that can feed it."""
+        near = islice(self.tree.ring.before(member), NEIGHBOURS)
+        return next((before for before in near if before.feeds and self._may(member, before, now)), None)
+
+    def _place(self, member: Member, now: float) -> None:
+        if member.leaf:
+            self._hang(member, now)
+            return
+        if (feeder := self._best(member, now)) is not None:
+            self._attach(member, feeder, now)
+        elif self._deserves_origin(member, now):
+            self.tree.to_origin(member, now)
+        else:
+            self._squeeze_in(member, now)
+
+    def _best(self, member: Member, now: float) -> Member | None:
+        """Return who can feed it at full rate: a complete member that is idle, or the end of a chain."""
+        for idle in self.tree.idle.nearest(member):
+            if self._may(member, idle, now):
+                return idle
+        for end in self.tree.open:
+            room = not member.leaf or self._has_room(end)
+            if end.offset >= member.offset and room and self._may(member, end, now):
+                return end
+        return None
+
+    def _deserves_origin(self, member: Member, now: float) -> bool:
+        """Whether the origin is free and has what nobody else can give this member."""
+        if member.barred or len(self.tree.heads) >= self.origins:
+            return False
+        if self.tree.heads or any(True for _ in self.feeders()):
+            return self._struck_out(member, now)
+        return True
+
+    def _struck_out(self, member: Member, now: float) -> bool:
+        """Whether everybody who could feed it has failed it more than once."""
+        others = [other for other in self.tree.members.values() if other.feeds and not self.tree.below(member, other)]
+        strikes = [member.avoided.get(other.name, (0.0, 0)) for other in others if other is not member]
+        return bool(strikes) and all(count >= STRIKES and now - when < AVOID for when, count in strikes)
+
+    def _squeeze_in(self, member: Member, now: float) -> None:
+        """Find a place that costs somebody else something."""
+        below = None if member.children else self._between(member, now)
+        if below is not None:
+            self._insert(member, below, now)
+        elif self._leads(member):
+            self.promote(member, now)
+        elif (
+            feeder := self._end(member, now) or self._spare(member, now) or self._spare(member, now, AGAIN)
+        ) is not None:
+            self._attach(member, feeder, now)
+        elif self.tree.heads and not member.barred and self._struck_out(member, now):
+            self.promote(member, now)
+
+    def _attach(self, member: Member, feeder: Member, now: float) -> None:
+        """Link two, at the cost of a leaf if there are too many already."""
+        leaves = [child for child in feeder.children if child.leaf]
+        if leaves and not member.leaf and len(feeder.children) > self.tree.fan:
+            self.tree.detach(leaves[-1])
+        self.tree.attach(member, feeder, now)
+
+    def _leads(self, member: Member) -> bool:
+        heads = self.tree.heads
+        if not heads or member.barred or any(True for _ in self.feeders()):
+            return False
+        return member.offset > max(head.offset for head in heads) + self.margin()
+
+    def _between(self, member: Member, now: float) -> Member | None:
+        """Return who has fewer bytes than the member, fed by somebody who has more."""
+        for end in self._ends(member):
+            below = next((m for m in (end, *end.ancestors()) if m.parent and m.parent.offset >= member.offset), None)
+            if below is None or below.parent is None or below.leaf or below.offset > member.offset:
+                continue
+            if below.parent.feeds and self._may(member, below.parent, now):
+                return below
+        return None
+
+    def _ends(self, member: Member) -> list[Member]:
+        """Return the ends of chains that the member is not part of, the furthest first."""
+        ends = [end for end in self.tree.open if end is not member and not self.tree.below(member, end)]
+        return sorted(ends, key=lambda end: -end.offset)
+
+    def _end(self, member: Member, now: float) -> Member | None:
+        """Return the end of a chain, though it has fewer bytes: they are on their way."""
+        may = (end for end in self._ends(member) if self._may(member, end, now))
+        return next((end for end in may if not member.leaf or self._has_room(end)), None)
+
+    def _spare(self, member: Member, now: float, pause: float = AVOID) -> Member | None:
+        """Return the least busy of those who have more, even slow ones if they are complete."""
+        limit = self.tree.fan + 1
+        found = [
+            other
+            for other in self.tree.members.values()
+            if len(other.children) < limit
+            and (other.complete or (other.feeds and other.offset >= member.offset))
+            and not (other.corrupt or other.suspected or other.dismissed)
+            and self._may(member, other, now, pause)
+        ]
+        return min(found, key=lambda other: (not other.feeds, len(other.children), -other.offset), default=None)
+
+    def _hang(self, member: Member, now: float) -> None:
+        """Find a place for a leaf: where it takes nothing from a chain, or else as far down as there is room."""
+        feeder = self._best(member, now) or self._end(member, now)
+        if feeder is None:
+            near = (above for end in self._ends(member) for above in end.ancestors())
+            feeder = next((m for m in near if self._has_room(m) and self._may(member, m, now)), None)
+        feeder = feeder or self._spare(member, now) or self._spare(member, now, AGAIN)
+        if feeder is not None:
+            self.tree.attach(member, feeder, now)
+
+    def _has_room(self, member: Member) -> bool:
+        return member.feeds and len(member.children) <= self.tree.fan
+
+    def _insert(self, member: Member, below: Member, now: float) -> None:
+        """Put a member between another one and its upstream."""
+        above = below.parent
+        if above is None:
+            raise ValueError(f"{below.name} has no upstream to share")
+        self.tree.detach(below)
+        self.tree.attach(member, above, now)
+        self.tree.attach(below, member, now)
+
+    def _little(self, member: Member) -> bool:
+        return member.offset <= max(LITTLE, LITTLE_PART * (self.size or 0))
+
+    def _may(self, member: Member, feeder: Member, now: float, pause: float = AVOID) -> bool:
+        """Whether the member may be sent to this one: no cycle, and nothing went wrong between them lately."""
+        if feeder is member or self.tree.below(member, feeder):
+            return False
+        bad = member.avoided.get(feeder.name)
+        return bad is None or now - bad[0] > pause
