@@ -42,6 +42,11 @@ NODE_RECORD_MAX = 500
 """Images that a node makes known; what was used longest ago is left out. ZooKeeper keeps all of it in memory."""
 
 
+def member_name() -> str:
+    """Return what the others call this process: a node may have several, one after the other."""
+    return f"{os.uname().nodename}/{os.getpid()}"
+
+
 @dataclass(slots=True, kw_only=True)
 class Terms:
     """What a site and a call want of the cluster; times in seconds.
@@ -168,7 +173,7 @@ class ClusterStaging:
             raise ClusterUnavailable("there is no session with ZooKeeper")
         self._seat, self._peers = self.sit(self._rendezvous, expected.hex if expected else "")
         load = Load(task, self._peers, sealed=self.terms.sealed)
-        who = {**self.who, "node": f"{self.who['host']}/{os.getpid()}"}  # of the process that was forked meanwhile
+        who = {**self.who, "node": member_name()}
         terms = self.terms
         member = Member(self._seat, load, who, self.clock, patience=terms.patience, stall=terms.stall)
         self._member = member

@@ -186,8 +186,10 @@ class Coordinator:
         """Take in what a member says at its end: the digest, or why it failed."""
         if member.complete and self.size is None:
             self.roster.order.size = member.offset
-        if member.complete and report.digest is not None and report.root is not None and self.digest is None:
-            self.digest, self.root = report.digest, report.root
+        if report.digest is not None and (member.complete or member.was_head):
+            # Without the root when the origin still has what the head had: whoever has the same need know no more.
+            self.digest = self.digest or report.digest
+            self.root = self.root or (report.root if report.digest == self.digest else None)
         if report.error is not None:
             self._failed(member, report.error, now)
         if report.state == "failed":

@@ -30,11 +30,17 @@ class Head(threading.Thread):
         self.ended = False
         self.unchanged = False
         self.found: Digest | None = None
-        self._error: StageImageError | None = None
+        self.told = False
+        self.error: StageImageError | None = None
         self._download = self._task.download(self._task.copy)
         if self._task.copy.segments and load.offset == 0:
             load.label(generation)
         load.hash_own()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the origin still has what was here already."""
+        return self.unchanged and self.found is not None
 
     @property
     def has_all(self) -> bool:
@@ -50,9 +56,9 @@ class Head(threading.Thread):
                 self.unchanged = not self._download.run(unless=unless)
                 self._settle()
         except StageImageError as error:
-            self._error = self._error or error
+            self.error = self.error or error
         except Exception as error:  # noqa: BLE001 - a thread's traceback is seen by nobody
-            self._error = StageImageError(f"a bug in the relay: {type(error).__name__}: {error}")
+            self.error = StageImageError(f"a bug in the relay: {type(error).__name__}: {error}")
         finally:
             copy.on_begin = None
             self.ended = True
@@ -67,7 +73,7 @@ class Head(threading.Thread):
     def report(self, load: Load) -> Message:
         """Return what only the head knows."""
         message: Message = {}
-        if self.unchanged and self._task.held is not None and self._task.unless is not None:
+        if self.kept and self._task.held is not None and self._task.unless is not None:
             message["version"] = versions.described(self._task.unless, self._task.held.origin, private=False)
             message["version"]["size"] = self._task.held.size
             message["digest"] = self._task.held.digest.hex
@@ -76,22 +82,21 @@ class Head(threading.Thread):
             message["version"] = versions.of_copy(self._task.copy)
         if self.found is not None and (root := load.root()) is not None:
             message |= {"digest": self.found.hex, "root": root}
-        if self._error is not None and not self._stopped:
-            error = self._error
+        if self.error is not None and not self._stopped:
+            self.told = True
+            error = self.error
             message["error"] = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         return message
 
     def _begun(self) -> None:
         if self._task.copy.private and not self._load.sealed:
-            self._error = ClusterUnavailable(
+            self.error = ClusterUnavailable(
                 "the image is private, and without cluster.credentials_file others could read it from the relay",
                 hint="set cluster.credentials_file, or stage with STAGE_IMAGE_SCOPE=node",
             )
             self._download.cancel()
             return
-        # The coordinator is told the new version in the next report, and answers with its generation.
-        self._load.label(self._load.generation or 1)
-        self._load.hash_own()
+        self._load.begin_anew()
 
     def _settle(self) -> None:
         if self.unchanged and self._task.held is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager import versions
-from stager.errors import DigestMismatch
+from stager.errors import DigestMismatch, OriginUnavailable
 from stager.head import Head
 from stager.reference import Digest
 from stager.store.trouble import storage_errors
@@ -80,6 +80,16 @@ class Load:
         return self.peers.downstream > 0
 
     @property
+    def whole(self) -> bool:
+        """Whether all bytes can be served."""
+        return self._holding is not None and self._holding.complete
+
+    @property
+    def serves(self) -> bool:
+        """Whether others may come for the bytes: not where the image was here all the time, and is elsewhere too."""
+        return self.image is None or self._origin is not None
+
+    @property
     def busy(self) -> bool:
         """Whether bytes are to come from somebody."""
         return self._upstream is not None or self._origin is not None
@@ -88,6 +98,12 @@ class Load:
     def moving(self) -> bool:
         """Whether bytes come even now."""
         return self._upstream is not None and not self._upstream.lost and self._upstream.silence < 1.0
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something happened that the coordinator should know at once."""
+        upstream = self._upstream
+        return upstream is not None and bool(upstream.lost or upstream.error)
 
     @property
     def fetches_from_origin(self) -> bool:
@@ -119,6 +135,8 @@ class Load:
 
     def follow(self, answer: Message) -> None:
         """Do what the coordinator says. Raises StageImageError."""
+        if self._holding is None:
+            self._generation = int(answer.get("generation") or 1)
         if self._upstream is not None and self._upstream.error is not None:
             with storage_errors(self.task.copy.folder):
                 raise self._upstream.error
@@ -126,11 +144,12 @@ class Load:
         if answer.get("digest"):
             self._final = (str(answer["digest"]), str(answer.get("root") or ""))
             self._recall(Digest(f"sha256:{self._final[0]}"))
+        self._part_from_failed_head()
         if self.image is None and not self.complete:
             upstream = answer.get("upstream") or {}
             self._get(upstream, generation, version if isinstance(version, dict) else None)
             self._check()
-        elif self._origin is not None and int(answer.get("nodes") or 0) > int(answer.get("ready") or 0):
+        if self.image is not None and self._origin is not None:
             self._serve_image(generation)
 
     def halt(self) -> None:
@@ -149,6 +168,17 @@ class Load:
         self._generation = generation
         self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, size=copy.size, own=copy.position)
 
+    def begin_anew(self) -> None:
+        """The origin sends another version than the copy held, or the first one.
+
+        What others know by this generation is not what they would get now. The coordinator makes it the next one as
+        soon as it is told of the version.
+        """
+        generation = max(self._generation, 1)
+        self.label(generation if self._holding is None else generation + 1)
+        self._generation = generation
+        self.hash_own()
+
     def hash_own(self) -> None:
         """Vouch for what comes from the origin."""
         copy = self.task.copy
@@ -164,16 +194,11 @@ class Load:
         """Return what binds all bytes, when all are verified."""
         return self._holding.root() if self._holding is not None and self._holding.complete else None
 
-    @property
-    def generation(self) -> int:
-        """Which version of the image the others mean by our bytes."""
-        return self._generation
-
     def _get(self, upstream: Message, generation: int, version: Message | None) -> None:
         kind = upstream.get("kind")
         if kind == "origin":
             self._lead(generation)
-        elif self._origin is not None and not self._origin.ended:
+        elif kind == "node" and self._origin is not None and not self._origin.has_all:
             self._origin.stop()  # another one is the head now
             self._origin = None
         if self._origin is not None and generation != self._generation:
@@ -187,6 +212,15 @@ class Load:
             self._pull(str(upstream.get("node")), str(upstream.get("address")))
         elif kind == "wait":
             self._stop_pulling()
+
+    def _part_from_failed_head(self) -> None:
+        """Once the coordinator knows why our download failed: another node may try, unless the reason is ours."""
+        origin = self._origin
+        if origin is not None and origin.told and origin.error is not None:
+            if not isinstance(origin.error, OriginUnavailable):
+                raise origin.error
+            self._origin = None
+            self._upstream_name = None
 
     def _prepare(self, generation: int, version: Message) -> None:
         """Make the copy one of this version, keeping what it holds of it."""
@@ -237,7 +271,7 @@ class Load:
 
     def _check(self) -> None:
         origin = self._origin
-        if origin is not None and origin.unchanged:
+        if origin is not None and origin.kept:
             self.image = self.task.held
             self.complete = True
         elif self._final is not None and self._final[1] and self._holding is not None and self._holding.complete:

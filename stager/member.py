@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from stager.seat import Seat
     from stager.store.images import StagedImage
 
+LOOK_SECONDS = 0.05
+"""Between two looks whether the upstream is still there."""
+
 COORDINATOR_SECONDS = 0.7
 """Between two looks for a coordinator, on average: several of a thousand nodes' looks fit into each of ZooKeeper's
 milliseconds."""
@@ -90,8 +93,7 @@ class Member:
         try:
             while not self._end.is_set() and not self.dismissed and self.error is None:
                 self._step()
-                self._load.wake.wait(self._interval)
-                self._load.wake.clear()
+                self._pause()
         except StageImageError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - a thread's traceback is seen by nobody
@@ -101,6 +103,13 @@ class Member:
             with suppress(PeerLost, ClusterUnavailable):
                 self._seat.ask("leave", {"node": self._who["node"]})
             self._settled.set()
+
+    def _pause(self) -> None:
+        until, told = self._clock.now() + self._interval, self._load.has_news
+        while (left := until - self._clock.now()) > 0 and not self._load.wake.wait(min(left, LOOK_SECONDS)):
+            if self._load.has_news and not told:
+                break
+        self._load.wake.clear()
 
     def _step(self) -> None:
         try:
@@ -121,7 +130,9 @@ class Member:
         return answer
 
     def _state(self) -> str:
-        return self.state if self._settled.is_set() else "receiving" if self._load.busy else "waiting"
+        if self._settled.is_set() and (self._load.whole or not self._load.serves):
+            return self.state
+        return "receiving" if self._load.busy else "waiting"
 
     def _obey(self, answer: Message) -> None:
         if answer.get("unknown"):
@@ -131,8 +142,9 @@ class Member:
         self.ready, self.nodes = int(answer.get("ready") or 0), int(answer.get("nodes") or 0)
         if answer.get("error") and not self._settled.is_set():
             raise error_of(answer["error"])
-        self.dismissed = bool(answer.get("dismissed")) and self.state == "done"
         self._load.follow(answer)
+        done = self._state() == "done"
+        self.dismissed = done and (bool(answer.get("dismissed")) or not self._load.serves)
         if self._load.complete and not self._settled.is_set():
             self.state = "verifying"
             self._settled.set()

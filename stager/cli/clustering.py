@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from stager.cluster import ClusterStaging, Terms
+from stager.cluster import ClusterStaging, Terms, member_name
 from stager.kinds import port_range
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ def _sit(
         clock=node.clock,
         fresh_secret=lambda: Secret.new().hex,
         appoint=lambda: Coordinator(
-            staging, reference.shown, origins=config.cluster_origins, linger=config.cluster_linger
+            staging,
+            reference.shown,
+            own=member_name(),
+            origins=config.cluster_origins,
+            linger=config.cluster_linger,
         ),
         about={"host": os.uname().nodename, "reference": reference.shown, "key": reference.key},
     )

@@ -119,10 +119,10 @@ class Server:
             if number == signal.SIGKILL:
                 self._process.wait(20)
 
-    def command(self, word: str) -> str:
+    def command(self, word: str, patience: float = 5.0) -> str:
         """Return the answer to a four-letter word, empty if there is none."""
         try:
-            with socket.create_connection(("127.0.0.1", self.control), 2) as connection:
+            with socket.create_connection(("127.0.0.1", self.control), patience) as connection:
                 connection.sendall(word.encode())
                 with connection.makefile("rb") as answer:
                     return answer.read().decode()
@@ -132,7 +132,8 @@ class Server:
     @property
     def mode(self) -> str:
         """`standalone`, `leader` or `follower`; empty while it does not serve."""
-        return fields(self.command("srvr"), ": ").get("Mode", "")
+        # A server that just starts may take a connection and forget it.
+        return fields(self.command("srvr", 0.3), ": ").get("Mode", "")
 
     def mntr(self) -> dict[str, str]:
         """Return its counters."""
