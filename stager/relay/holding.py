@@ -74,22 +74,26 @@ class Holding:
         with self._lock:
             return self._hash.hexdigest()
 
-    def append(self, sha: bytes, length: int) -> int:
-        """Vouch for the next `length` bytes, whose sha256 is `sha`, as the head does; return the bytes verified.
+    def append(self, sha: bytes, length: int) -> None:
+        """Vouch for the next `length` bytes, whose sha256 is `sha`, as the head does.
 
         Only the image's last chunk may be short, so a short one tells the size. Raises ValueError, OSError.
         """
-        return self._append(self._secret.record(self.staging, self.generation, self.counted, sha), sha, length)
+        self._append(self._secret.record(self.staging, self.generation, self.counted, sha), [sha], length)
 
-    def accept(self, record: bytes, sha: bytes, length: int) -> bool:
-        """Take over a record for the next `length` bytes, if it is sound and their sha256 is `sha`. Raises OSError."""
-        if self._secret.check_record(self.staging, self.generation, self.counted, record) != sha:
-            return False
+    def accept(self, records: bytes, shas: list[bytes], length: int) -> int:
+        """Take over the records of the next chunks, `length` bytes in all; return how many of the chunks were right.
+
+        A chunk is right if its record is sound and its sha256 the one in there; none counts after a wrong one. Raises
+        OSError.
+        """
+        right = self._right(records, shas)
+        whole = right == len(shas)
         try:
-            self._append(record, sha, length)
+            self._append(records[: right * RECORD], shas[:right], length if whole else right * CHUNK)
         except ValueError:
-            return False
-        return True
+            return 0
+        return right
 
     def read(self, view: memoryview, offset: int) -> int:
         """Fill `view` from the file; return how many bytes there were. Raises OSError."""
@@ -119,18 +123,27 @@ class Holding:
         self._open = ()
         self.data = self.records = -1
 
-    def _append(self, record: bytes, sha: bytes, length: int) -> int:
+    def _right(self, records: bytes, shas: list[bytes]) -> int:
+        first = self.counted
+        for index, sha in enumerate(shas):
+            record = records[index * RECORD : (index + 1) * RECORD]
+            if self._secret.check_record(self.staging, self.generation, first + index, record) != sha:
+                return index
+        return len(shas)
+
+    def _append(self, records: bytes, shas: list[bytes], length: int) -> None:
         with self._lock:
-            left = CHUNK if self._size is None else min(CHUNK, self._size - self.verified)
-            if self.verified % CHUNK or not 0 < length <= left or (self._size is not None and length < left):
-                raise ValueError(f"{length} bytes after {self.verified} of {self._size} are no chunk")
-            os.pwrite(self.records, record, self.verified // CHUNK * RECORD)
-            self._hash.update(sha)
-            if length < CHUNK:
-                self._size = self.verified + length
-            self.verified += length  # last: whoever sees it finds record and size
+            reached = self.verified + length
+            last = reached if self._size is None else self._size
+            short = reached % CHUNK and reached != last
+            if short or reached > last or self.verified % CHUNK or -(-length // CHUNK) != len(shas):
+                raise ValueError(f"{length} bytes after {self.verified} of {self._size} are not {len(shas)} chunks")
+            os.pwrite(self.records, records, self.verified // CHUNK * RECORD)
+            self._hash.update(b"".join(shas))
+            if reached % CHUNK:
+                self._size = reached
+            self.verified = reached  # last: whoever sees it finds records and size
         self._tell()
-        return self.verified
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 from contextlib import suppress
+from fcntl import ioctl
+from termios import FIONREAD
 from time import monotonic
 
 from stager.clock import SystemClock
@@ -122,6 +125,16 @@ class Link:
             done += got
         self.waiting = False
         return done
+
+    @property
+    def available(self) -> int:
+        """How many bytes `fill` would not have to wait for, at least."""
+        count = bytearray(4)
+        try:
+            ioctl(self._socket(), FIONREAD, count)
+        except (OSError, PeerLost):
+            return 0
+        return int.from_bytes(count, sys.byteorder)
 
     def take(self, length: int) -> bytes:
         """Wait for so many bytes, a few; return them, fewer only at the end. Raises PeerLost."""

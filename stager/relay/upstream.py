@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from stager.relay.holding import Holding
     from stager.relay.secret import Secret
 
-BUFFERS = 8
-"""Chunks between the two threads: 2 MiB, whatever the image's size."""
+BATCH = 4
+"""Chunks that go from one thread to the other at once, if so many are there already: less waking up at full speed."""
+
+BUFFERS = 4
+"""Batches on their way between the two threads: 4 MiB, whatever the image's size."""
 
 LOST = {"refused": "refused", "silent": "refused", "denied": "refused", "stranger": "refused"}
 """What each PeerLost.why is to the coordinator; the others go by their own name."""
@@ -61,7 +64,7 @@ class Upstream:
         self._timeout = connect_timeout
         self._image = Link(address, secret, clock)
         self._records = Link(address, secret, clock)
-        self._record = b""
+        self._unused = b""
         self._stopped = False
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
         self._spans: SimpleQueue[tuple[int, int | None] | None] = SimpleQueue()
@@ -72,7 +75,7 @@ class Upstream:
     def start(self) -> None:
         """Begin, in threads."""
         for _ in range(BUFFERS):
-            self._free.put(memoryview(bytearray(CHUNK)))
+            self._free.put(memoryview(bytearray(BATCH * CHUNK)))
         self._receiver.start()
         self._verifier.start()
 
@@ -159,10 +162,8 @@ class Upstream:
         while not self._stopped and (length := self._own()):
             if holding.read(view[:length], holding.verified) < length:
                 break
-            if not holding.accept(self._next_record(), sha256(view[:length]).digest(), length):
+            if not self._accept([sha256(view[:length]).digest()], length):
                 break
-            self._record = b""
-            self._advance(holding.verified)
         if not self._stopped:
             holding.own = 0
 
@@ -178,20 +179,24 @@ class Upstream:
             if not isinstance(filled, tuple):
                 raise filled
             buffer, length, whole = filled
-            sha = sha256(buffer[:length]).digest()
-            if not self._holding.accept(self._next_record(), sha, length):
+            view = buffer[:length]
+            if not self._accept([sha256(view[at : at + CHUNK]).digest() for at in range(0, length, CHUNK)], length):
                 # What broke off in the middle of a chunk is not wrong, only short.
                 raise PeerLost("corrupt" if whole else "reset", f"{self.address} sent bytes that are not the image's")
-            self._record = b""
             self._free.put(buffer)
-            self._advance(self._holding.verified)
 
-    def _next_record(self) -> bytes:
-        if not self._record:
-            self._record = self._records.take(RECORD)
-        if len(self._record) < RECORD:
+    def _accept(self, shas: list[bytes], length: int) -> bool:
+        """Count the next chunks as far as they are right; return whether all are. Raises PeerLost, OSError."""
+        wanted = len(shas) * RECORD
+        self._unused += self._records.take(max(0, wanted - len(self._unused)))
+        records, known = self._unused[:wanted], len(self._unused) // RECORD
+        right = self._holding.accept(records, shas[:known], length if known >= len(shas) else known * CHUNK)
+        self._unused = self._unused[right * RECORD :]
+        if right:
+            self._advance(self._holding.verified)
+        if right == known < len(shas):
             raise PeerLost("reset", f"{self.address} ended the connection in the middle of the records")
-        return self._record
+        return right == len(shas)
 
     def _ask(self, link: Link, what: str, offset: int) -> int | None:
         """Have `what` sent from `offset` on; return where it ends, None if the other side does not know yet."""
@@ -232,14 +237,24 @@ class Upstream:
 
     def _receive_span(self, offset: int, end: int | None) -> None:
         while (end is None or offset < end) and (buffer := self._free.get()) is not None:
-            view = buffer if end is None else buffer[: min(CHUNK, end - offset)]
-            got = self._image.fill(view)
+            room = buffer if end is None else buffer[: min(len(buffer), end - offset)]
+            got = self._receive_batch(room)
             if got:
-                self._holding.write(view[:got], offset)
-                self._filled.put((buffer, got, got == len(view)))
+                self._holding.write(room[:got], offset)
+                self._filled.put((buffer, got, got % CHUNK == 0 or got == len(room)))
                 offset += got
-            if got < len(view):
+            if got % CHUNK or not got:
                 return
+
+    def _receive_batch(self, room: memoryview) -> int:
+        """Wait for one chunk, and take along what is there of the next ones. Fewer bytes come at the end only."""
+        got = self._image.fill(room[:CHUNK])
+        if got < CHUNK:
+            return got
+        there = self._image.available
+        rest = len(room) - CHUNK
+        more = rest if there >= rest else there // CHUNK * CHUNK
+        return got + (self._image.fill(room[CHUNK : CHUNK + more]) if more else 0)
 
 
 def _range_of(answer: Answer, said: str, address: str) -> tuple[int | None, int | None]:
