@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from stager.roster_member import Member
     from stager.roster_messages import Joining, Report
 
-TRANSIENT = {68, 69}
-"""OriginUnavailable and OriginStalled: another node may have more luck."""
-FATAL = {66, 67, 71, 72, 73}
-"""NotFound, AccessDenied, DigestMismatch, NotAnImage, DamagedImage: every node would see the same."""
+FATAL = {65, 66, 67, 71, 72, 73, 85}
+"""Exit codes of what every node would see: InvalidReference, NotFound, AccessDenied, DigestMismatch, NotAnImage,
+DamagedImage, and ClusterUnavailable, which is a private image that must not be relayed."""
+LOCAL = {74, 75}
+"""NoSpace and StoreUnusable say nothing of the origin. With all others, as OriginUnavailable, another node may have
+more luck."""
 
 TRIES = 3
-"""So many members may find the origin unavailable before all believe it."""
+"""So many members may fail at the origin before all believe it."""
 
 CHANGES = 5
 """So often may the image change at the origin while it is being staged."""
@@ -63,7 +65,7 @@ class Coordinator:
         self.root: str | None = None
         self.error: Failure | None = None
         self._changes = 0
-        self._failures: set[str] = set()
+        self._failures = 0
         self._told: set[str] = set()
 
     @property
@@ -108,11 +110,13 @@ class Coordinator:
     # Verbs.
 
     def _join(self, joining: Joining, now: float) -> dict[str, object]:
-        if joining.generation is not None and joining.generation > self.generation and self.digest is None:
+        if joining.generation is not None and joining.generation > self.generation and not self._settled:
             self._start_over(joining.generation, joining.version, now)
         if self.version is None and joining.generation == self.generation and joining.version is not None:
             self._adopt(joining.version)
         member = self.roster.join(joining, self._credit(joining), now)
+        if joining.generation == self.generation:
+            self._vouch(joining.digest, joining.root, now)
         return self._told_of(member, now)
 
     def _report(self, report: Report, now: float) -> dict[str, object]:
@@ -120,8 +124,7 @@ class Coordinator:
         if member is None:
             return dict(UNKNOWN)
         self.roster.touch(member, now)
-        if report.generation == self.generation:
-            self._learn(member, report, now)
+        self._learn(member, report, now)
         if report.generation == self.generation and report.node in self.roster.members:
             self.roster.report(member, report, now)
             self._conclude(member, report, now)
@@ -155,19 +158,26 @@ class Coordinator:
         same = self.version is not None and joining.version is not None and self.version.same(joining.version)
         return joining.offset if same else 0
 
+    @property
+    def _settled(self) -> bool:
+        """Whether somebody has the whole image already, so that it is no longer the origin that says what it is."""
+        return any(member.state == "done" or not member.was_head for member in self.roster.tree.complete)
+
     def _learn(self, member: Member, report: Report, now: float) -> None:
-        """Take in what a member that pulls from the origin knows of the image."""
-        if report.version is None or not member.was_head or any(True for _ in self.roster.tree.complete):
-            if report.version is not None and self.size is None and member.complete:
-                self._adopt(report.version)
+        """Take in what a member that pulls from the origin knows of the image, by its own generation."""
+        version = report.version
+        if version is None or not member.was_head or report.generation < self.generation:
             return
-        if self.version is None or self.version.same(report.version):
-            self._adopt(report.version)
-        elif self._changes < CHANGES:
-            self._changes += 1
-            self._start_over(self.generation + 1, report.version, now)
-        else:
+        other = self.version is not None and not self.version.same(version)
+        if report.generation == self.generation and not other:
+            self._adopt(version)
+        elif self._settled:
+            return
+        elif self._changes == CHANGES:
             self.error = CHANGING
+        else:
+            self._changes += 1
+            self._start_over(max(report.generation, self.generation + other), version, now)
 
     def _adopt(self, version: Version) -> None:
         self.version = version
@@ -184,27 +194,33 @@ class Coordinator:
 
     def _conclude(self, member: Member, report: Report, now: float) -> None:
         """Take in what a member says at its end: the digest, or why it failed."""
-        if member.complete and self.size is None:
+        if member.complete and self.size is None and member.offset:
             self.roster.order.size = member.offset
-        if report.digest is not None and (member.complete or member.was_head):
-            # Without the root when the origin still has what the head had: whoever has the same need know no more.
-            self.digest = self.digest or report.digest
-            self.root = self.root or (report.root if report.digest == self.digest else None)
+        if member.was_head or member.complete:
+            self._vouch(report.digest, report.root, now)
         if report.error is not None:
             self._failed(member, report.error, now)
-        if report.state == "failed":
+        if report.state == "failed" or (report.error is not None and report.error.code in LOCAL):
+            member.state = "failed"
             self.roster.leave(member, now)
+
+    def _vouch(self, digest: str | None, root: str | None, now: float) -> None:
+        """Believe the first one that says what the image is; the root may come later than the digest."""
+        if digest is not None and self.digest in {None, digest} and self.root is None:
+            self.digest, self.root = digest, root
+            if root is not None:
+                self.roster.vouch(now)
 
     def _failed(self, member: Member, error: Failure, now: float) -> None:
         """Decide whom an error concerns: all, if it came from the origin and nobody has the image."""
-        others = any(other is not member for other in self.roster.tree.complete)
-        if not member.was_head or others or self.error is not None:
+        others = any(other is not member and other.feeds for other in self.roster.tree.complete)
+        if not member.was_head or self.error is not None or error.code in LOCAL or (others and self.root is not None):
             return
         if error.code in FATAL:
             self.error = error
-        elif error.code in TRANSIENT and not member.barred:
-            self._failures.add(member.name)
-            if not self.roster.bar(member, now) or len(self._failures) >= TRIES:
+        elif not member.barred:
+            self._failures += 1
+            if not self.roster.bar(member, now) or self._failures >= TRIES:
                 self.error = error
 
     # Answers.
@@ -217,7 +233,7 @@ class Coordinator:
         above = member.parent
         return {
             "generation": self.generation,
-            "upstream": self._upstream(member),
+            "upstream": self._upstream(member, now),
             "ahead": above.offset if above is not None else 0,
             "version": self.version.shown() if self.version is not None else None,
             "digest": self.digest,
@@ -230,13 +246,18 @@ class Coordinator:
             "unknown": False,
         }
 
-    def _upstream(self, member: Member) -> dict[str, object]:
+    def _upstream(self, member: Member, now: float) -> dict[str, object]:
+        """Return whom the member is to pull from.
+
+        Beside `origin` and `node` there are `wait` (nobody has what it needs yet: let go of what it has) and `keep`:
+        the coordinator is new, and does not know yet whether what the member has is the best there is.
+        """
         above = member.parent
         if self.error is None and above is not None:
             return {"kind": "node", "node": above.name, "address": above.address}
         if self.error is None and member.at_origin:
             return {"kind": "origin", "node": "", "address": ""}
-        return {"kind": "wait", "node": "", "address": ""}
+        return {"kind": "keep" if self.roster.waits(now) else "wait", "node": "", "address": ""}
 
 
 def _shown(member: Member) -> dict[str, object]:

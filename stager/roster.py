@@ -95,6 +95,10 @@ class Roster:
         """Whether nobody who is in lacks the image."""
         return len(self.done) == len(self.members)
 
+    def waits(self, now: float) -> bool:
+        """Whether somebody who has more bytes may still come, so that nothing is changed yet."""
+        return now < self.order.hold_until
+
     # What members say.
 
     def join(self, joining: Joining, offset: int, now: float) -> Member:
@@ -107,6 +111,7 @@ class Roster:
         member.interval = self.interval
         self.tree.enroll(member)
         self._reckon(joining.order)
+        self._advance(member, joining.state, offset, now)
         self._claim(member, joining.upstream, now)
         if member.needy:
             self.order.admit(member, now)
@@ -117,7 +122,8 @@ class Roster:
     def report(self, member: Member, report: Report, now: float) -> None:
         """Take in how a member is; `report` is about the present generation."""
         self.watch.heard(member, now)
-        self._progress(member, report, now)
+        member.downstream = report.downstream
+        self._advance(member, report.state, report.offset, now)
         above = member.parent.name if member.parent is not None else ""
         if report.lost is not None and report.upstream == above:
             self.watch.lost(member, report.lost, now)
@@ -132,7 +138,7 @@ class Roster:
     def leave(self, member: Member, now: float) -> None:
         """Close up after a member that goes, has died, or failed by itself."""
         if member.state in {"done", "failed"}:
-            self.gone[member.name] = member
+            self.gone.setdefault(member.name, member)
             self._had += _has_it(member)
         self._remove(member, now)
         self.order.settle(now)
@@ -145,8 +151,16 @@ class Roster:
         self.order.settle(now)
         return any(not other.barred for other in self.members.values())
 
+    def vouch(self, now: float) -> None:
+        """What the image is, is known now: nobody needs to ask the origin for that any more."""
+        self.order.vouched = True
+        for head in [head for head in self.tree.heads if head.complete]:
+            self.tree.detach(head)
+        self.order.settle(now)
+
     def start_over(self, now: float) -> None:
         """Forget all bytes: the image is another one now. Who feeds whom stays as it is."""
+        self.order.vouched = False
         for member in self.members.values():
             member.offset, member.complete = 0, False
             member.samples.clear()
@@ -204,7 +218,7 @@ class Roster:
 
     def _revive(self, now: float) -> None:
         """Have somebody pull from the origin even if all that are left were set aside."""
-        if now < self.order.hold_until or self.tree.heads or any(member.feeds for member in self.tree.complete):
+        if self.waits(now) or self.tree.heads or any(member.feeds for member in self.tree.complete):
             return
         left = [m for m in self.tree.needy if not m.barred and not m.suspected]
         if left:
@@ -259,11 +273,10 @@ class Roster:
 
     # Getting on.
 
-    def _progress(self, member: Member, report: Report, now: float) -> None:
-        member.downstream = report.downstream
+    def _advance(self, member: Member, state: str, offset: int, now: float) -> None:
         published = member.state == "done"
-        member.state = "done" if published else report.state
-        member.offset = max(member.offset, report.offset) if published else report.offset
+        member.state = "done" if published else state
+        member.offset = max(member.offset, offset) if published else offset
         size = self.order.size
         complete = member.state in {"verifying", "done"} or bool(size and member.offset >= size)
         if member.state == "done" and not published:
@@ -275,17 +288,22 @@ class Roster:
 
     def _completed(self, member: Member, now: float, *, complete: bool) -> None:
         member.complete = complete
-        if complete:
+        if complete and not member.was_head and member.offset < (self.order.size or 1):
+            # It had the image before; nothing of it was ever vouched for here, so that it has nothing to serve.
+            member.dismissed = True
+            self._kept.pop(member, None)
+        if complete and not (member.at_origin and not self.order.vouched):
             self.tree.detach(member)
-            # What the origin still sends to others is there already.
-            for head in list(self.tree.heads) if member.feeds else ():
+        # What the origin still sends to others is there already.
+        for head in list(self.tree.heads) if complete and member.feeds else ():
+            if head is not member:
                 self.tree.detach(head)
         self.tree.changed(member)
         self.order.settle(now)
 
     def _lead(self, member: Member, now: float) -> None:
         """Make a member the head that has far more than the head; it brought bytes from an earlier download."""
-        if now >= self.order.hold_until and not member.at_origin and not member.complete and not member.leaf:
+        if not (self.waits(now) or member.at_origin or member.complete or member.leaf):
             self.order.lead(member, now)
 
 

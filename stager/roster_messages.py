@@ -73,7 +73,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
-    """A member comes in, for the first time or again: `upstream` is whom it has been pulling from, if anybody."""
+    """A member comes in, for the first time or again.
+
+    `upstream` is whom it has been pulling from, if anybody; `digest` and `root` are what an earlier coordinator said.
+    """
 
     node: str
     host: str
@@ -85,6 +88,9 @@ class Joining:
     version: Version | None
     since: float
     upstream: str | None
+    state: str
+    digest: str | None
+    root: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +124,9 @@ def joining(message: Mapping[str, object]) -> Joining:
         version=_version(message.get("version")),
         since=_seconds(message, "since"),
         upstream=_maybe(message, "upstream", _name),
+        state=_maybe(message, "state", lambda m, k: _one_of(m, k, STATES)) or "waiting",
+        digest=_maybe(message, "digest", _sha256),
+        root=_maybe(message, "root", _sha256),
     )
 
 

@@ -63,6 +63,8 @@ class Order:
         self.size: int | None = None
         self.usual = 0.0
         """The rate, in bytes per second, at which members usually receive; 0 while unknown."""
+        self.vouched = False
+        """Whether somebody has said what the complete image is: without that, complete bytes cannot be published."""
         self.hold_until = 0.0
         """Until then nobody is given a place: somebody who belongs before them may still come."""
 
@@ -88,6 +90,8 @@ class Order:
         for member in sorted(self.tree.needy, key=lambda needy: (needy.leaf, -needy.offset)):
             if member.needy:
                 self._place(member, now)
+        if not self.vouched and not self.tree.heads and self.tree.complete:
+            self._have_vouched(now)
 
     def feeders(self) -> Iterable[Member]:
         """Return the complete members that others may be sent to."""
@@ -111,6 +115,12 @@ class Order:
             self.tree.detach(head)
         self.tree.to_origin(member, now)
         self.settle(now)
+
+    def _have_vouched(self, now: float) -> None:
+        """Send a complete member to the origin, if whoever was the head died before it had said what the image is."""
+        may = [member for member in self.tree.complete if not (member.barred or member.corrupt or member.dismissed)]
+        if may:
+            self.tree.to_origin(max(may, key=lambda member: (member.was_head, member.feeds)), now)
 
     def _neighbour(self, member: Member, now: float) -> Member | None:
         """Return the member before this one in the order that can feed it."""

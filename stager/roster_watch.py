@@ -49,7 +49,11 @@ TRIAL = 3.0
 TRIALS = 2
 """So often may the head change because of its rate: each costs the origin a connection."""
 WORTH = 10.0
-"""Seconds that the rest must take at the head's rate before a change is tried."""
+"""Seconds that the rest must take at the head's rate before a change is tried, if links are known to be faster."""
+WORTH_A_GUESS = 60.0
+"""The same if nothing is known but how long it will take."""
+GUESS_AFTER = 5.0
+"""Seconds before that is tried."""
 
 
 class Watch:
@@ -156,10 +160,13 @@ class Watch:
             return
         (head,) = self.tree.heads
         rate = head.rate
-        if now - head.linked < PENANCE or head.span < SPAN or rate >= SLOW * self.fastest:
+        if head.complete or now - head.linked < PENANCE or head.span < SPAN:
             return
+        left = self.order.size - head.offset
+        known = rate < SLOW * self.fastest and left > WORTH * rate
+        guessed = self._trials == 0 and now - head.linked > GUESS_AFTER and left > WORTH_A_GUESS * rate
         kids = [kid for kid in head.kids() if not kid.barred and kid.feeds and head.offset - kid.offset <= rate]
-        if kids and self.order.size - head.offset > WORTH * rate:
+        if kids and (known or guessed):
             self._trials += 1
             self._trial = (head, kids[0], rate, now)
             self.tree.splice(head, now)
