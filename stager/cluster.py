@@ -38,6 +38,9 @@ JITTER_SECONDS = 3.0
 UNWANTED_SECONDS = 5.0
 """For which a staging goes on that nobody waits for any more: a task that takes over needs a moment to come."""
 
+GOODBYE_SECONDS = 3.0
+"""For members to come once more and hear that nobody needs them; they come several times a second."""
+
 NODE_RECORD_MAX = 500
 """Images that a node makes known; what was used longest ago is left out. ZooKeeper keeps all of it in memory."""
 
@@ -148,6 +151,7 @@ class ClusterStaging:
             until = self.clock.now() + self.terms.lifetime
             while member.active and not self._is_over() and self.clock.now() < until:
                 self.clock.sleep(0.2)
+            self._dismiss_others()
         self.close()
 
     def close(self) -> None:
@@ -207,6 +211,12 @@ class ClusterStaging:
 
     def _is_over(self) -> bool:
         return self._seat is not None and self._seat.over
+
+    def _dismiss_others(self) -> None:
+        """Let those who are asked to go hear of it: they would look for another coordinator."""
+        until = self.clock.now() + GOODBYE_SECONDS
+        while self._seat is not None and not self._seat.deserted and self.clock.now() < until:
+            self.clock.sleep(0.05)
 
     def _make_known(self, known: Known) -> None:
         newest = [digest.hex for digest in images.digests(known.layout)][:NODE_RECORD_MAX]

@@ -48,9 +48,10 @@ class Download:
     """One image on its way: what is needed to fetch it and how it is going.
 
     `room` is called with the bytes that will come before the first of them, and every ROOM_BYTES where the origin does
-    not say how many; it raises NoSpace. `look` sees the
-    first bytes, to give up early on what is no image. `streams` limits the connections at a time. `on_wait` is told
-    each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
+    not say how many; it raises NoSpace. `look` sees the first bytes, to give up early on what is no image. `on_begin`
+    is called when the copy has been made ready for the origin's version. `streams` limits the connections at a time.
+    `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes
+    may be gone on with.
     """
 
     source: Source
@@ -60,6 +61,7 @@ class Download:
     room: Callable[[int], None] = lambda _size: None
     on_wait: Callable[[StageImageError, float], None] | None = None
     look: Callable[[Partial], None] = lambda _partial: None
+    on_begin: Callable[[], None] | None = None
     streams: int = 1
     pinned: bool = False
     _furthest: int = 0
@@ -156,6 +158,8 @@ class Download:
         self._end_extra_streams()
         self.partial.begin(stream.validators, stream.size, self.source.name, private=stream.private)
         self._looked, self._roomed = False, ROOM_BYTES
+        if self.on_begin is not None:
+            self.on_begin()
         self.room(ROOM_BYTES if stream.size is None else stream.size)
         return self.partial.segments[0]
 

@@ -33,7 +33,9 @@ class Head(threading.Thread):
         self.told = False
         self.error: StageImageError | None = None
         self._download = self._task.download(self._task.copy)
-        if self._task.copy.segments and load.offset == 0:
+        self._download.on_begin = self._begun
+        self._begins = self._task.copy.held == 0
+        if not self._begins and load.offset == 0:
             load.label(generation)
         load.hash_own()
 
@@ -49,7 +51,6 @@ class Head(threading.Thread):
 
     def run(self) -> None:
         copy = self._task.copy
-        copy.on_begin = self._begun
         try:
             with storage_errors(copy.folder):
                 unless = self._task.unless if self._task.held is not None else None
@@ -60,7 +61,6 @@ class Head(threading.Thread):
         except Exception as error:  # noqa: BLE001 - a thread's traceback is seen by nobody
             self.error = StageImageError(f"a bug in the relay: {type(error).__name__}: {error}")
         finally:
-            copy.on_begin = None
             self.ended = True
             self._load.wake.set()
 
@@ -78,7 +78,7 @@ class Head(threading.Thread):
             message["version"]["size"] = self._task.held.size
             message["digest"] = self._task.held.digest.hex
             message["root"] = load.root()
-        elif self._task.copy.segments:
+        elif not self._begins:
             message["version"] = versions.of_copy(self._task.copy)
         if self.found is not None and (root := load.root()) is not None:
             message |= {"digest": self.found.hex, "root": root}
@@ -97,6 +97,7 @@ class Head(threading.Thread):
             self._download.cancel()
             return
         self._load.begin_anew()
+        self._begins = False
 
     def _settle(self) -> None:
         if self.unchanged and self._task.held is not None:

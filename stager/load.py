@@ -102,8 +102,13 @@ class Load:
     @property
     def has_news(self) -> bool:
         """Whether something happened that the coordinator should know at once."""
-        upstream = self._upstream
-        return upstream is not None and bool(upstream.lost or upstream.error)
+        return bool(self._lost) or (self._upstream is not None and self._upstream.error is not None)
+
+    @property
+    def _lost(self) -> str:
+        # A node that does not know the image yet, or has gone on to the next generation, is asked again.
+        lost = self._upstream.lost if self._upstream is not None else ""
+        return "" if lost == "ended" else lost
 
     @property
     def fetches_from_origin(self) -> bool:
@@ -119,6 +124,8 @@ class Load:
             "generation": self._generation if known else None,
             "version": versions.of_copy(self.task.copy) if known else None,
             "upstream": self._upstream_name,
+            "digest": self._final[0] if self._final else None,
+            "root": (self._final[1] or None) if self._final else None,
         }
 
     def report(self) -> Message:
@@ -128,7 +135,7 @@ class Load:
             "offset": self.offset,
             "silence": self._upstream.silence if self._upstream else 0.0,
             "upstream": self._upstream_name,
-            "lost": (self._upstream.lost or None) if self._upstream else None,
+            "lost": self._lost or None,
             "downstream": self.peers.downstream,
         }
         return {**message, **self._origin.report(self)} if self._origin else message
@@ -178,6 +185,7 @@ class Load:
         self.label(generation if self._holding is None else generation + 1)
         self._generation = generation
         self.hash_own()
+        self.wake.set()
 
     def hash_own(self) -> None:
         """Vouch for what comes from the origin."""

@@ -139,6 +139,8 @@ class Member:
             self._joined = False
             return
         self._interval = min(max(float(answer.get("interval") or 0.2), 0.05), 30.0)
+        if not answer.get("version"):
+            self._interval /= 4  # nothing can begin before it is known which image it is
         self.ready, self.nodes = int(answer.get("ready") or 0), int(answer.get("nodes") or 0)
         if answer.get("error") and not self._settled.is_set():
             raise error_of(answer["error"])

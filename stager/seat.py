@@ -48,6 +48,11 @@ class Seat:
         """Whether this process coordinates a staging that nobody needs any more."""
         return self._mine is not None and self._mine.is_over(self.clock.now())
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is left to answer but this process itself."""
+        return self._mine is None or len(self._mine.roster.members) <= 1
+
     def take(self) -> None:
         """Find the coordinator, or become it. Raises ClusterUnavailable."""
         self._address = ""

@@ -16,17 +16,12 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from stager.interfaces import Validators
 from stager.process import boot_id
 from stager.reference import Digest
 from stager.store import files, segments
 from stager.store.segments import FLAGS, TRIPLE, UNKNOWN_END, Segment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Partial:
     """One process's own copy in flight. Not safe for two processes; segments may be filled by threads, one each."""
@@ -41,7 +36,6 @@ class Partial:
         self._lock = threading.Lock()
         self._version = 0
         self._vouched: Digest | None = None
-        self.on_begin: Callable[[], None] | None = None
         self._start_hash()
         state = files.read_record(f"{folder}/state")
         self.origin, self.private, self.validators = description(state or {})
@@ -103,8 +97,6 @@ class Partial:
             self._replace_data()
             self._start_hash()
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
-        if self.on_begin is not None:
-            self.on_begin()
 
     def write(self, segment: Segment, chunk: bytes) -> int:
         """Put `chunk` at the segment's position; bytes past its end are dropped. Returns how many were kept."""
