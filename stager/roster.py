@@ -294,8 +294,9 @@ class Roster:
             self._kept.pop(member, None)
         if complete and not (member.at_origin and not self.order.vouched):
             self.tree.detach(member)
-        # What the origin still sends to others is there already.
-        for head in list(self.tree.heads) if complete and member.feeds else ():
+        # What the origin still sends to others is there already. But a head that only has not reported yet is the one
+        # that says what the image is: a child's report may come before it.
+        for head in list(self.tree.heads) if complete and member.feeds and self.order.vouched else ():
             if head is not member:
                 self.tree.detach(head)
         self.tree.changed(member)
