@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from stager.relay.wire import Request
+
 MOST = 12_000
 """Connections: each of 10,000 nodes keeps one to its coordinator."""
 
@@ -41,6 +43,7 @@ class Crowd:
         self._most = most
         self._on_drop = on_drop
         self._members: dict[int, Connection] = {}
+        self._held = 0
         epoll.register(listener, select.EPOLLIN)
 
     def __iter__(self) -> Iterator[Connection]:
@@ -68,11 +71,23 @@ class Crowd:
         self._members[sock.fileno()] = Connection(sock, join_address(name[0], name[1]))
         self._epoll.register(sock, _WATCH)
 
+    def receive(self, connection: Connection) -> Request | None:
+        """As the connection's own, but seeing to it that all of them together do not hold too much."""
+        before = connection.held
+        try:
+            request = connection.receive()
+        finally:
+            self._held += connection.held - before
+        while self._held > HELD_MAX and self.evict():
+            pass
+        return request
+
     def drop(self, connection: Connection) -> None:
         """End a connection."""
         if not connection.closed:
             connection.closed = True
             del self._members[connection.fileno]
+            self._held -= connection.held
             self._on_drop(connection)
             connection.sock.close()
 
@@ -86,14 +101,11 @@ class Crowd:
         return len(victims)
 
     def tick(self) -> None:
-        """End those who have used up their time, and those who make us hold too much."""
-        now, held = monotonic(), 0
+        """End those who have used up their time."""
+        now = monotonic()
         for connection in self:
-            held += connection.held
             if connection.overdue(now):
                 self.drop(connection)
-        while held > HELD_MAX and self.evict():
-            held = sum(connection.held for connection in self)
         self._epoll.modify(self._listener, select.EPOLLIN)
 
 

@@ -74,7 +74,10 @@ class Link:
 
     def connect(self, timeout: float) -> None:
         """Connect within `timeout` seconds. Raises PeerLost."""
-        host, port = split_address(self.address)
+        try:
+            host, port = split_address(self.address)
+        except ValueError as error:
+            raise PeerLost("refused", str(error)) from error
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         with self._lock:
             self._sock = sock
@@ -82,6 +85,7 @@ class Link:
                 raise PeerLost("reset", "it is over")
         self.heard, self.waiting = monotonic(), True
         try:
+            socket.inet_pton(sock.family, host)  # looking up a name could take any time
             sock.settimeout(timeout)
             sock.connect((host, port))
             sock.settimeout(None)

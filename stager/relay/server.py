@@ -195,8 +195,8 @@ class Server:
         elif connection.state == LINGERING:
             connection.discard()
         elif connection.state == READING:
-            request = connection.receive()
-            if request is not None:
+            request = self._crowd.receive(connection)
+            if request is not None and not connection.closed:
                 self._answer(connection, request)
 
     def _answer(self, connection: Connection, request: Request) -> None:

@@ -127,8 +127,9 @@ class Upstream:
 
     def _fill_holding(self) -> None:
         holding = self._holding
-        self._ask(self._records, "chunks", RECORD * holding.counted)
-        self._recheck()
+        status, _ = self._ask(self._records, "chunks", RECORD * holding.counted)
+        if status != 416:
+            self._recheck()
         size = self._begin_span()
         while not self._stopped:
             before = holding.verified
@@ -145,9 +146,15 @@ class Upstream:
     def _begin_span(self) -> int | None:
         """Ask for the image from where we are on, and let the receiver at it; return the size if it is known."""
         start = self._holding.verified
-        size = self._holding.size if self._holding.complete else self._ask(self._image, "image", start)
-        self._spans.put((start, start if self._holding.complete else size))
-        return size
+        if not self._holding.complete:
+            status, size = self._ask(self._image, "image", start)
+            if status != 416:
+                self._spans.put((start, size))
+                return size
+        if not self._holding.complete:
+            raise PeerLost("ended", f"{self.address} has no more than {start} bytes of this image")
+        self._filled.put(None)
+        return self._holding.size
 
     def _reconnect(self) -> None:
         """Tell one who died in the middle from one who was never there."""
@@ -198,8 +205,11 @@ class Upstream:
             raise PeerLost("reset", f"{self.address} ended the connection in the middle of the records")
         return right == len(shas)
 
-    def _ask(self, link: Link, what: str, offset: int) -> int | None:
-        """Have `what` sent from `offset` on; return where it ends, None if the other side does not know yet."""
+    def _ask(self, link: Link, what: str, offset: int) -> tuple[int, int | None]:
+        """Have `what` sent from `offset` on; return the status, 206 or 416 (there is no more), and where it ends.
+
+        The end is None if the other side does not know it yet.
+        """
         if not link.connected:
             link.connect(self._timeout)
         answer = link.ask("GET", f"{self._path}/{what}", fields={"Range": f"bytes={offset}-"})
@@ -211,11 +221,9 @@ class Upstream:
         start, size = _range_of(answer, said, self.address)
         if what == "image" and size is not None:
             self._learn(size, sealed=link.is_sealed(answer, said.encode()))
-        if answer.status == 416 and not self._holding.complete:
-            raise PeerLost("ended", f"{self.address} has no byte {offset} of {what}")
         if start not in {offset, None}:
             raise PeerLost("stranger", f"{self.address} sends other bytes than were asked for")
-        return size
+        return answer.status, size
 
     def _learn(self, size: int, *, sealed: bool) -> None:
         """Believe the size from one who knows the secret; from anybody, notice that it is another one."""
