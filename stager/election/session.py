@@ -194,8 +194,8 @@ def _told(error: Exception) -> tuple[str, str]:
     """Return what an answer means, and what to try."""
     if isinstance(error, exceptions.NoAuthError):
         return "access denied: it belongs to somebody with other credentials", "see cluster.credentials_file"
-    if isinstance(error, exceptions.AuthFailedError):
-        return "it refuses our credentials", "see cluster.credentials_file"
+    if isinstance(error, (exceptions.AuthFailedError, exceptions.SessionClosedRequireSaslError)):
+        return "it wants other credentials than ours, or refuses them", "see cluster.credentials_file"
     if isinstance(error, exceptions.ConnectionClosedError):
         return "the session is closed", ""
     if isinstance(error, _AGAIN):

@@ -46,7 +46,7 @@ class Wire(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no an
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why the last attempt with each server, named `host:port`, came to nothing."""
+        """Why the last attempt with each server, by its name and address, came to nothing."""
         ending = self._line.ending if self._line else ""
         return {**self._troubles, **({self._place: ending} if ending else {})}
 
@@ -54,6 +54,8 @@ class Wire(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no an
         """Connect, for kazoo. Raises OSError."""
         self._account()
         self._place = f"{hostname or address[0]}:{address[1]}"
+        if hostname not in ("", address[0]):
+            self._place += f" ({address[0]})"  # a name may have several
         if self.contact.granted:
             self._over.wait(random.uniform(0, SPREAD))  # noqa: S311
         if self._over.is_set():

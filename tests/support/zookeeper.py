@@ -60,7 +60,7 @@ class Server:
 
     def __init__(self, folder: Path, options: Sequence[str] = (), number: int = 0) -> None:
         self._folder = folder
-        self._options = tuple(options)
+        self.options = tuple(options)
         self._number = number
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -77,13 +77,13 @@ class Server:
         shutil.copyfile(authority, self._folder / "authority.pem")
         shutil.copyfile(server, self._folder / "server.pem")
         text = _SECURE.format(port=self.port, folder=self._folder)
-        self._options += (text + f"ssl.clientAuth={'need' if client_certificates else 'none'}",)
+        self.options += (text + f"ssl.clientAuth={'need' if client_certificates else 'none'}",)
 
     def start(self) -> None:
         """Start, or start again with what is on its disk, without waiting."""
         (self._folder / "data").mkdir(exist_ok=True)
         (self._folder / "data" / "myid").write_text(str(self._number))
-        lines = [_CONFIG.format(folder=self._folder), _PLAIN.format(port=self.control), *self._options]
+        lines = [_CONFIG.format(folder=self._folder), _PLAIN.format(port=self.control), *self.options]
         (self._folder / "zoo.cfg").write_text("\n".join(lines))
         classes = ":".join(str(JARS / f"{name}.jar") for name in _CLASSES)
         with (self._folder / "log").open("ab") as log:
@@ -144,7 +144,7 @@ class Server:
         return int(float(self.mntr()[name]))
 
     def stop(self) -> None:
-        self.send(signal.SIGKILL)
+        self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
