@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORIGIN = "10.79.0.1"
-KEPT = ("pins", "nodes")
+KEPT = ("pins", "nodes", "stagings")
 """What stays below a cluster's node of ZooKeeper's tree: nothing in it belongs to a staging that goes on."""
 
 
@@ -43,7 +43,7 @@ class Cluster:
     ) -> None:
         self._folder = folder / "cluster"
         self._count = nodes
-        self._rate = rate
+        self.rate = rate
         self._origin_rate = rate if origin_rate is None else origin_rate
         self._zookeepers = zookeepers
         self.environ = environ or {}
@@ -57,7 +57,7 @@ class Cluster:
         try:
             hosts = self._boot(addresses)
             self.switch = Switch(hosts["switch"])
-            rates = {"origin": self._origin_rate, **dict.fromkeys(names, self._rate)}
+            rates = {"origin": self._origin_rate, **dict.fromkeys(names, self.rate)}
             self.switch.connect(
                 [
                     Link(hosts[name], address, f"port{number}", rates.get(name, UNSHAPED))

@@ -74,6 +74,15 @@ class Ensemble:
         for number in numbers or range(len(self)):
             self._hosts[number].kill()
 
+    def freeze(self) -> None:
+        """Let all of them be silent: connections stand, and nobody answers."""
+        for host in self._hosts:
+            host.freeze()
+
+    def thaw(self) -> None:
+        for host in self._hosts:
+            host.thaw()
+
     def mode(self, number: int) -> str:
         """Return what a server says it is: standalone, leader, follower; empty while it does not serve."""
         words = (line.partition(": ") for line in self._ask(number, b"srvr").splitlines())

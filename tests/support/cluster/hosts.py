@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ _NEW_NET = 0x40000000
 """CLONE_NEWNET of linux/sched.h."""
 _LISTEN = "0A"
 """TCP_LISTEN in /proc/net/tcp."""
+_ESTABLISHED = "01"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -201,6 +203,15 @@ class Host:
         lines = [line.split() for name in ("tcp", "tcp6") for line in self._net(name)[1:]]
         return sorted({int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == _LISTEN})
 
+    def peers(self) -> dict[int, list[tuple[str, int]]]:
+        """Return, by local port, the addresses and ports that established connections lead to; IPv4 only."""
+        found: dict[int, list[tuple[str, int]]] = {}
+        for line in self._net("tcp")[1:]:
+            _, local, remote, state = line.split()[:4]
+            if state == _ESTABLISHED:
+                found.setdefault(_address(local)[1], []).append(_address(remote))
+        return found
+
     def mounts(self) -> list[str]:
         """Return the mountpoints below the host's folder."""
         table = Path(f"/proc/{self.pid}/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
@@ -240,6 +251,12 @@ def together(commands: Sequence[tuple[Sequence[str], str]]) -> None:
     for process, _ in running:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Read an address of /proc/net/tcp: hexadecimal, in the machine's byte order."""
+    address, _, port = text.partition(":")
+    return socket.inet_ntoa(int(address, 16).to_bytes(4, sys.byteorder)), int(port, 16)
 
 
 def _join_network(pid: int) -> None:

@@ -25,7 +25,7 @@ class Node:
         self._cluster = cluster
         self.home = host.folder / "home"
         self.store = host.folder / "store"
-        self._store_seen = self.store
+        self.seen = self.store
         self.home.mkdir()
 
     def __repr__(self) -> str:
@@ -66,19 +66,19 @@ class Node:
         """Let the store be a disk of its own with so many bytes, as only the node sees it."""
         self.store.mkdir(mode=0o700)
         self.host.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(self.store))
-        self._store_seen = self.host.view(self.store)
+        self.seen = self.host.view(self.store)
 
     def held(self) -> int:
         """Return how many bytes the fullest copy in flight has."""
-        return held(self._store_seen)
+        return held(self.seen)
 
     def copies(self) -> list[Path]:
         """Return the files of all copies in flight."""
-        return sorted(self._store_seen.glob("partial/*/*/data"))
+        return sorted(self.seen.glob("partial/*/*/data"))
 
     def has(self, content: bytes) -> bool:
         """Whether the image is published, whole and unchanged."""
-        path = published(self._store_seen, content)
+        path = published(self.seen, content)
         return path.exists() and sha256(path.read_bytes()).digest() == sha256(content).digest()
 
     def kill(self, *, silent: bool = False) -> None:

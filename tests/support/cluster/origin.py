@@ -88,6 +88,11 @@ class Origin:
         return f"http://{self._address}/{name}"
 
     @property
+    def clients(self) -> set[str]:
+        """Addresses of who is connected now."""
+        return {address for address, _ in self.host.peers().get(80, [])}
+
+    @property
     def requests(self) -> list[Served]:
         """What was served so far; a request is written down when it has ended."""
         log = self.host.folder / "access.log"
