@@ -40,7 +40,12 @@ LOCAL_RANKS = (
 )
 """Launchers before schedulers: a batch script is itself a task with SLURM_LOCALID=0, and mpirun passes that on."""
 
-NODE_RANKS = ("SLURM_NODEID", "PBS_NODENUM")
+NODE_RANKS = (
+    "PALS_NODEID",  # Cray PALS below PBS; Flux and Slurm set it as well where they stand in for PALS
+    "SLURM_NODEID",
+    "PBS_NODENUM",
+)
+"""A node's place in the job's list of nodes, where its neighbours are near in the network too."""
 
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 

@@ -90,6 +90,7 @@ def test_local_rank(environ: dict[str, str], rank: int | None) -> None:
 def test_node_rank() -> None:
     assert from_environ({"SLURM_JOB_ID": "1", "SLURM_NODEID": "12"}).node_rank == 12
     assert from_environ({"PBS_JOBID": "1", "PBS_NODENUM": "3"}).node_rank == 3
+    assert from_environ({"PBS_JOBID": "1", "PBS_NODENUM": "0", "PALS_NODEID": "5"}).node_rank == 5
     assert from_environ({"SLURM_JOB_ID": "1"}).node_rank is None
 
 
