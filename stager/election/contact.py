@@ -108,7 +108,6 @@ class Line:
         self._out, self._in = Frames(), Frames()
         self._greeted = False
         self.ending = ""
-        self.local = str(connection.getsockname()[0])
         contact.begin()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401

@@ -72,10 +72,12 @@ def read(path: str) -> Credentials:
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise ConfigError(f"the credentials file {path} cannot be read: {reason}", hint=_HINT) from error
-    with open(fd, "rb", buffering=0) as file:
+    try:
         if reason := refusal(os.fstat(fd), os.geteuid()):
             raise ConfigError(f"the credentials file {path} {reason}", hint=_HINT)
-        content = file.read(MAX_FILE + 1)
+        content = os.read(fd, MAX_FILE + 1)
+    finally:
+        os.close(fd)
     match = _LINE.fullmatch(content.decode("ascii", "replace"))
     if match is None or len(content) > MAX_FILE:
         raise ConfigError(f"the credentials file {path} does not hold one line `user:password`", hint=_HINT)

@@ -68,7 +68,7 @@ class Wire(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no an
             raise
         self._troubles[self._place] = "it accepted the connection and did not answer"
         self._line = Line(connection, self.contact)
-        self.address = self._line.local
+        self.address = str(connection.getsockname()[0])
         return self._line
 
     def select(self, rlist: Sequence[Any], wlist: Sequence[Any], xlist: Sequence[Any], timeout: float) -> Any:  # noqa: ANN401
