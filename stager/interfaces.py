@@ -262,8 +262,8 @@ class Peers(Protocol):
     def address(self) -> str:
         """`ip:port` where others reach us."""
 
-    def trust(self, secret: str) -> None:
-        """Take `secret` (64 hex digits) for what all members of the staging know."""
+    def trust(self, staging: str, secret: str) -> None:
+        """Take part in a staging, of which all members know `secret` (64 hex digits)."""
 
     def hold(self, fd: int, folder: str, generation: int, *, size: int | None, own: int) -> Holding:
         """Offer a file to the others, as far as it will be verified, and no other one from now on.

@@ -145,6 +145,8 @@ class Member:
         if answer.get("error") and not self._settled.is_set():
             raise error_of(answer["error"])
         self._load.follow(answer)
+        if answer.get("digest") and self._seat.taken:
+            self._seat.publish(str(answer["digest"]))
         done = self._state() == "done"
         self.dismissed = done and (bool(answer.get("dismissed")) or not self._load.serves)
         if self._load.complete and not self._settled.is_set():

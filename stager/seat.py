@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 class Seat:
     """One member's way to the coordinator, which may be this very process.
 
-    `fresh_secret` makes what all members of a staging share, when this one is the first; `appoint` makes a coordinator;
-    `about`: what its record tells beside its address.
+    `places`: where to look for it, the first one being where it is founded if there is none. `also` gives one more
+    place for a digest, where those look who know what they want. `fresh_secret` makes what all members of a staging
+    share, when this one is the first; `appoint` makes a coordinator; `about`: what its record tells beside its address.
     """
 
-    staging: str
+    places: tuple[str, ...]
+    also: Callable[[str], str]
     rendezvous: Rendezvous
     peers: Peers
     clock: Clock
     fresh_secret: Callable[[], str]
-    appoint: Callable[[], Coordinator]
+    appoint: Callable[[str], Coordinator]
     about: dict[str, str] = field(default_factory=dict)
+    _staging: str = ""
+    _alias: str = ""
     _secret: str = ""
     _address: str = ""
     _mine: Coordinator | None = None
@@ -59,12 +63,21 @@ class Seat:
         if self._mine is not None:
             self._keep()
             return
-        record = self._record()
-        if record is None and self._claim():
-            return
-        record = record or self._record()
+        # Once the staging has a name it is claimed by that and no other, whoever coordinates it.
+        places = (self._staging,) if self._staging else self.places
+        found = (record for place in places if (record := self._record(place)) is not None)
+        record = next(found, None)
+        if record is None and not self._claim(places[0]):
+            record = self._record(places[0])
         if record is not None:
             self._follow(record)
+
+    def publish(self, digest: str) -> None:
+        """As the coordinator, be found by those, too, who want this very digest. Raises ClusterUnavailable."""
+        if self._mine is not None and not self._alias:
+            self._alias = self.also(digest)
+            if self._alias != self._staging:
+                self.rendezvous.claim(self._alias, self._about())
 
     def ask(self, verb: str, message: Message) -> Message:
         """Return the coordinator's answer. Raises PeerLost."""
@@ -80,30 +93,31 @@ class Seat:
         if self._mine is not None:
             self.peers.coordinate(None)
             self._mine = None
-            self.rendezvous.resign(self.staging)
+            if self._alias not in {"", self._staging}:
+                self.rendezvous.resign(self._alias)
+            self.rendezvous.resign(self._staging)
 
-    def _claim(self) -> bool:
-        secret = self._secret or self.fresh_secret()
-        self._use(secret)
-        record = json.dumps({**self.about, "address": self.peers.address, "secret": secret}).encode()
-        if not self.rendezvous.claim(self.staging, record):
+    def _claim(self, place: str) -> bool:
+        before = self._staging
+        self._use(place, self._secret or self.fresh_secret())
+        if not self.rendezvous.claim(place, self._about()):
+            self._staging = before
             return False
-        self._mine = self.appoint()
+        self._mine = self.appoint(place)
         self.peers.coordinate(self._answer)
         return True
 
     def _keep(self) -> None:
         # Our session may have ended while we were stopped, or cut off: then somebody else may sit here by now.
-        if self.rendezvous.leads(self.staging):
+        if self.rendezvous.leads(self._staging):
             return
-        record = json.dumps({**self.about, "address": self.peers.address, "secret": self._secret}).encode()
-        if not self.rendezvous.claim(self.staging, record):
+        if not self.rendezvous.claim(self._staging, self._about()):
             self.peers.coordinate(None)
             self._mine = None
 
     def _dethroned(self) -> bool:
         """Look after our claim, when it is in doubt; without ZooKeeper nobody else can have taken the seat."""
-        if self._mine is not None and not self.rendezvous.leads(self.staging):
+        if self._mine is not None and not self.rendezvous.leads(self._staging):
             try:
                 self._keep()
             except ClusterUnavailable:
@@ -120,8 +134,12 @@ class Seat:
             answer: Message = mine.answer(verb, message, now)
             return answer
 
-    def _record(self) -> Message | None:
-        raw = self.rendezvous.leader(self.staging)
+    def _about(self) -> bytes:
+        about = {**self.about, "address": self.peers.address, "secret": self._secret, "staging": self._staging}
+        return json.dumps(about).encode()
+
+    def _record(self, place: str) -> Message | None:
+        raw = self.rendezvous.leader(place)
         try:
             record = json.loads(raw) if raw else None
         except ValueError:
@@ -129,12 +147,13 @@ class Seat:
         return record if isinstance(record, dict) else None
 
     def _follow(self, record: Message) -> None:
-        address, secret = record.get("address"), record.get("secret")
-        if isinstance(address, str) and isinstance(secret, str) and address != self.peers.address:
-            self._use(secret)
-            self._address = address
+        address, secret, staging = (record.get(name) for name in ("address", "secret", "staging"))
+        texts = isinstance(address, str) and isinstance(secret, str) and isinstance(staging, str)
+        if texts and address != self.peers.address:
+            self._use(str(staging), str(secret))
+            self._address = str(address)
 
-    def _use(self, secret: str) -> None:
-        if secret != self._secret:
-            self._secret = secret
-            self.peers.trust(secret)
+    def _use(self, staging: str, secret: str) -> None:
+        if (staging, secret) != (self._staging, self._secret):
+            self._staging, self._secret = staging, secret
+            self.peers.trust(staging, secret)

@@ -90,22 +90,31 @@ def _sit(
     from stager.seat import Seat
 
     config = node.config
-    staging = staging_id(config.cluster_name, owner(), reference.key, digest)
     ports = port_range(config.cluster_ports) if config.cluster_ports else None
-    peers = RelayPeers(staging, address(config.cluster_interface, met.address), ports, log=log)
-    seat = Seat(
-        staging=staging,
-        rendezvous=met,
-        peers=peers,
-        clock=node.clock,
-        fresh_secret=lambda: Secret.new().hex,
-        appoint=lambda: Coordinator(
+    peers = RelayPeers(address(config.cluster_interface, met.address), ports, log=log)
+
+    def place(wanted: str) -> str:
+        return staging_id(config.cluster_name, owner(), reference.key, wanted)
+
+    def appoint(staging: str) -> Coordinator:
+        return Coordinator(
             staging,
             reference.shown,
             own=member_name(),
             origins=config.cluster_origins,
             linger=config.cluster_linger,
-        ),
+        )
+
+    # A job that is pinned looks first where that image is shared, then where the others are that have not finished.
+    open_to_all = place(reference.digest.hex if reference.digest else "")
+    seat = Seat(
+        places=tuple(dict.fromkeys((place(digest), open_to_all) if digest else (open_to_all,))),
+        also=place,
+        rendezvous=met,
+        peers=peers,
+        clock=node.clock,
+        fresh_secret=lambda: Secret.new().hex,
+        appoint=appoint,
         about={"host": os.uname().nodename, "reference": reference.shown, "key": reference.key},
     )
     return seat, peers

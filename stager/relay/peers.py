@@ -31,8 +31,8 @@ class RelayPeers:
     `log` is told of strangers.
     """
 
-    def __init__(self, staging: str, host: str, ports: range | None, *, log: Callable[[str], None]) -> None:
-        self._staging = staging
+    def __init__(self, host: str, ports: range | None, *, log: Callable[[str], None]) -> None:
+        self._staging = ""
         self._secret = Secret.new()
         self._clock = SystemClock()
         self._guard = Guard(self._secret, self._clock)
@@ -50,7 +50,8 @@ class RelayPeers:
     def downstream(self) -> int:
         return self._server.downstream
 
-    def trust(self, secret: str) -> None:
+    def trust(self, staging: str, secret: str) -> None:
+        self._staging = staging
         self._secret = self._guard.secret = Secret.parse(secret)
         self._drop_control()
 
