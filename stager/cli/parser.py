@@ -15,6 +15,8 @@ VERBS = {
     "umount": "end the use of mounts, and unmount what nobody else uses",
     "exec": "run a command on a staged image",
     "list": "list staged images",
+    "status": "show what is being staged: how far each node of the cluster is",
+    "prefetch": "have images staged on many nodes, before any job wants them",
     "inspect": "show what an image is",
     "verify": "hash images again; mend or quarantine what is bad",
     "remove": "remove an image from the store",
@@ -31,6 +33,8 @@ examples:
   IMG=$(stage-image https://example.org/tool.sif)      one download on this node, however many tasks ask
   srun stage-image exec /shared/tool.sqsh -- ./app     run on the mounted image
   stage-image https://example.org/tool.sif@sha256:…    only exactly this image
+  stage-image status --watch                           how far each node of a cluster is
+  stage-image prefetch /shared/tool.sqsh --nodes n1,n2 have it on these nodes, before any job wants it
   stage-image prune --max-size 100GiB                  keep the cache small
   stage-image doctor                                   what this node can mount, and what is in the way
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stager import collect
 from stager.cli.node import Node
+from stager.cli.node_records import make_known
 from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import show_time, write, write_json
 from stager.errors import UsageError
@@ -48,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = _chosen(node, limits)
     if not arguments.dry_run:
         chosen = [image for image in chosen if collect.evict(node.layout, image.digest)]
+        if chosen:
+            make_known(node)
     freed = sum(image.size for image in chosen) + unfinished
     if arguments.json:
         evicted = [{"digest": str(i.digest), "size": i.size, "last_used": i.last_used} for i in chosen]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stager import collect, lease
 from stager.cli.local import digest_of
 from stager.cli.node import Node
+from stager.cli.node_records import make_known
 from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import write_json
 from stager.errors import InUse, NotStaged
@@ -36,9 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     node = Node(flags(arguments))
     node.collector.run()
     chosen = [(text, _staged(node, text)) for text in arguments.references]
-    removed = [
-        {"digest": str(digest), "freed": _remove(node, digest, text, force=arguments.force)} for text, digest in chosen
-    ]
+    removed: list[dict[str, object]] = []
+    try:
+        for text, digest in chosen:
+            removed.append({"digest": str(digest), "freed": _remove(node, digest, text, force=arguments.force)})
+    finally:
+        if removed:
+            make_known(node)
     if arguments.json:
         write_json(removed)
     return 0

@@ -1,0 +1,36 @@
+"""How a staging stands, for --json: what the coordinator says, and the sums that people are shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from stager.standing import LEADS, STATES
+
+if TYPE_CHECKING:
+    from stager.standing import NodeStanding, Standing
+
+
+def describe(standing: Standing) -> dict[str, object]:
+    """Return a staging as an object."""
+    rates, last, counts = standing.rates, standing.last, standing.counts
+    return {
+        "scope": "cluster",
+        "reference": standing.reference,
+        "staging": standing.staging,
+        "coordinator": {"host": standing.host, "address": standing.address, "problem": standing.problem},
+        "since": standing.since,
+        "size": standing.size,
+        "digest": standing.digest or None,
+        "generation": standing.generation,
+        "counts": {state: counts[state] for state in (LEADS, *STATES)},
+        "rates": dict(zip(("slowest", "median", "fastest"), rates, strict=True)) if rates else None,
+        "last": last.node if last else None,
+        "seconds_left": standing.left,
+        "nodes": [_node(node, standing) for node in standing.nodes],
+    }
+
+
+def _node(node: NodeStanding, standing: Standing) -> dict[str, object]:
+    left = None if node.over else standing.seconds_left(node)
+    return {**asdict(node), "upstream": node.upstream or None, "seconds_left": left}
