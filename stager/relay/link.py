@@ -164,6 +164,7 @@ class Link:
             if self._sock is not None:
                 self._sock.close()
             self._sock = None
+        self.waiting = False
         self._rest.clear()
 
     def _socket(self) -> socket.socket:
