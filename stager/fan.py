@@ -115,7 +115,7 @@ class Fan:
         self._parallel = parallel
         self._silence = silence
         self._told = told
-        self._stop = threading.Event()
+        self._stop, self._done = threading.Event(), threading.Event()
         self._children: dict[int, _Child] = {}
         self._failure: BaseException | None = None
 
@@ -130,10 +130,9 @@ class Fan:
         thread = threading.Thread(target=self._run, args=(iter(commands),), name="fan")
         thread.start()
         try:
-            while thread.is_alive():
-                thread.join(every)
-                if thread.is_alive():
-                    tick()
+            # Not join(): interrupted, that of Python 3.11 takes the thread for ended (bpo-45274).
+            while not self._done.wait(every):
+                tick()
         finally:
             self._stop.set()
             os.eventfd_write(self._bell, 1)
@@ -152,6 +151,7 @@ class Fan:
                 self._failure = error
             finally:
                 self._end_all()
+                self._done.set()
 
     def _fill(self, left: Iterator[Command]) -> bool:
         """Start as many as may run; return whether there were any."""
