@@ -56,6 +56,7 @@ class Terms:
 
     `scope`: the job, empty outside of jobs. `alone`: whether a node may go on without the cluster. `patience`: without
     a coordinator, `stall`: without a byte from other nodes. `sealed`: strangers cannot read the staging's secret.
+    `offline`: whether an image will do about which its origin cannot be asked.
     """
 
     scope: str
@@ -64,6 +65,7 @@ class Terms:
     stall: float
     lifetime: float
     min_nodes: int
+    offline: bool
     sealed: bool
 
 
@@ -258,6 +260,8 @@ class Fetching:
             unless=unless,
             held=self.held() if unless is not None else None,
             pin=self.known.reference.digest,
+            expects=self.known.expected(),
+            offline=self.cluster.terms.offline,
         )
         member = self.cluster.join(task, self.known.expected())
         unwanted = self.cluster.clock.now()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stager import roster_messages as messages
 from stager.roster import INTERVAL, Roster
+from stager.roster_doubts import Doubts
 from stager.roster_messages import Failure, Malformed, Version
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Coordinator:
         self.digest: str | None = None
         self.root: str | None = None
         self.error: Failure | None = None
+        self.doubts = Doubts()
         self._changes = 0
         self._failures = 0
         self._told: set[str] = set()
@@ -115,6 +117,8 @@ class Coordinator:
         if self.version is None and joining.generation == self.generation and joining.version is not None:
             self._adopt(joining.version)
         member = self.roster.join(joining, self._credit(joining), now)
+        if self.digest is None or joining.generation is not None or joining.expects == self.digest:
+            self.doubts.settle(member, sure=True)
         if joining.generation == self.generation:
             self._vouch(joining.digest, joining.root, now)
         return self._told_of(member, now)
@@ -124,6 +128,8 @@ class Coordinator:
         if member is None:
             return dict(UNKNOWN)
         self.roster.touch(member, now)
+        if report.fresh is not None and self.doubts.about(member):
+            self.doubts.settle(member, sure=report.fresh)
         self._learn(member, report, now)
         if report.generation == self.generation and report.node in self.roster.members:
             self.roster.report(member, report, now)
@@ -231,6 +237,8 @@ class Coordinator:
         gone = member.name not in self.roster.members
         over = self.error is not None or gone or self.is_over(now)
         above = member.parent
+        if self.doubts.about(member):
+            return self._doubted(member)
         return {
             "generation": self.generation,
             "upstream": self._upstream(member, now),
@@ -243,6 +251,23 @@ class Coordinator:
             "ready": self.ready,
             "error": self.error.shown() if self.error is not None else None,
             "dismissed": over or self.roster.is_dismissed(member),
+            "closed": self.doubts.closed,
+            "unknown": False,
+        }
+
+    def _doubted(self, member: Member) -> dict[str, object]:
+        """Tell nothing of an image that may not be what the member's job means, but let one of the job find out."""
+        upstream: dict[str, object] = {"kind": "wait", "node": "", "address": ""}
+        if self.version is not None and self.doubts.asks(member, self.roster.members):
+            upstream |= {"kind": "check", "version": self.version.shown()}
+        return {
+            "generation": self.generation,
+            "upstream": upstream,
+            "interval": member.interval,
+            "nodes": self.nodes,
+            "ready": self.ready,
+            "elsewhere": self.doubts.elsewhere(member),
+            "error": self.error.shown() if self.error is not None else None,
             "unknown": False,
         }
 

@@ -81,7 +81,7 @@ class Download:
         Raises what the source raises when retries are used up, NoSpace, OSError. What was fetched stays in the partial.
         """
         self._forget_what_cannot_go_on()
-        if self.partial.complete and self._is_current():
+        if self.partial.complete and self._may_be_published():
             return True
         if self.partial.held and self.partial.size is not None:
             self.room(self.partial.size - self.partial.held)
@@ -113,14 +113,18 @@ class Download:
         if not resumable:
             self.partial.begin(self.partial.validators, None, self.source.name, private=False)
 
-    def _is_current(self) -> bool:
+    def _may_be_published(self) -> bool:
         # All bytes are there, only the publishing was cut off. A pin needs nobody's word; else the origin is asked.
-        if self.pinned:
+        if self.pinned or self.is_current(self.partial.validators):
             return True
-        stream = self._retry(lambda: self.source.open(unless=self.partial.validators))
+        self.partial.begin(self.partial.validators, None, self.source.name, private=False)
+        return False
+
+    def is_current(self, version: Validators) -> bool:
+        """Ask whether the origin still has a version. Raises what the source raises when retries are used up."""
+        stream = self._retry(lambda: self.source.open(unless=version))
         if stream is not None:
             stream.close()
-            self.partial.begin(self.partial.validators, None, self.source.name, private=False)
         return stream is None
 
     def _open_and_fill(self, segment: Segment, unless: Validators | None) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stager import versions
 from stager.errors import DigestMismatch, OriginUnavailable
+from stager.freshness import Freshness
 from stager.head import Head
 from stager.reference import Digest
 from stager.store.trouble import storage_errors
@@ -31,8 +32,9 @@ class Task:
     """What one node wants to hold in the end, and what it may use for it.
 
     `download` makes a download from the origin; `unless`: the version of `held`, which need not come again if the
-    origin still has it; `pin`: the only digest that will do; `settle` pins the job, on all nodes, and returns what it
-    is pinned to; `lookup` finds an image that is staged here.
+    origin still has it; `pin`: the only digest that will do, by the reference, `expects`: by the job, too; `offline`:
+    whether an image will do about which the origin cannot be asked; `settle` pins the job, on all nodes, and returns
+    what it is pinned to; `lookup` finds an image that is staged here.
     """
 
     copy: Partial
@@ -43,6 +45,8 @@ class Task:
     unless: Validators | None = None
     held: StagedImage | None = None
     pin: Digest | None = None
+    expects: Digest | None = None
+    offline: bool = True
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Load:
     _hashing: Hashing | None = None
     _final: tuple[str, str] | None = None
     _served: int = -1
+    _asking: Freshness | None = None
 
     @property
     def offset(self) -> int:
@@ -126,6 +131,7 @@ class Load:
             "upstream": self._upstream_name,
             "digest": self._final[0] if self._final else None,
             "root": (self._final[1] or None) if self._final else None,
+            "expects": self.task.expects.hex if self.task.expects else None,
         }
 
     def report(self) -> Message:
@@ -137,6 +143,7 @@ class Load:
             "upstream": self._upstream_name,
             "lost": self._lost or None,
             "downstream": self.peers.downstream,
+            "fresh": self._asking.fresh if self._asking else None,
         }
         return {**message, **self._origin.report(self)} if self._origin else message
 
@@ -152,12 +159,18 @@ class Load:
             self._final = (str(answer["digest"]), str(answer.get("root") or ""))
             self._recall(Digest(f"sha256:{self._final[0]}"))
         self._part_from_failed_head()
+        if self._asking is not None and self._asking.error is not None:
+            raise self._asking.error
         if self.image is None and not self.complete:
             upstream = answer.get("upstream") or {}
             self._get(upstream, generation, version if isinstance(version, dict) else None)
             self._check()
         if self.image is not None and self._origin is not None:
             self._serve_image(generation)
+
+    def forget(self) -> None:
+        """Be ready for another staging than the one that was joined, and from which nothing came."""
+        self._asking = None
 
     def halt(self) -> None:
         """End all transfers; what is here stays here, and is not served any more once the peers are closed."""
@@ -204,6 +217,9 @@ class Load:
 
     def _get(self, upstream: Message, generation: int, version: Message | None) -> None:
         kind = upstream.get("kind")
+        if kind == "check" and self._asking is None:
+            self._asking = Freshness(self.task, upstream.get("version") or {}, self.wake)
+            self._asking.start()
         if kind == "origin":
             self._lead(generation)
         elif kind == "node" and self._origin is not None and not self._origin.has_all:

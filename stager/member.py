@@ -144,6 +144,11 @@ class Member:
         self.ready, self.nodes = int(answer.get("ready") or 0), int(answer.get("nodes") or 0)
         if answer.get("error") and not self._settled.is_set():
             raise error_of(answer["error"])
+        if answer.get("elsewhere"):
+            self._go_elsewhere()
+            return
+        if answer.get("closed") and self._seat.taken:
+            self._seat.close_door()
         self._load.follow(answer)
         if answer.get("digest") and self._seat.taken:
             self._seat.publish(str(answer["digest"]))
@@ -152,6 +157,14 @@ class Member:
         if self._load.complete and not self._settled.is_set():
             self.state = "verifying"
             self._settled.set()
+
+    def _go_elsewhere(self) -> None:
+        """These members have another image than our job means: found a staging of our own, or find one."""
+        with suppress(PeerLost):
+            self._seat.ask("leave", {"node": self._who["node"]})
+        self._seat.forget()
+        self._load.forget()
+        self._joined = False
 
     def _go_on_without(self, error: Exception) -> None:
         now = self._clock.now()

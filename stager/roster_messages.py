@@ -75,7 +75,8 @@ class Failure:
 class Joining:
     """A member comes in, for the first time or again.
 
-    `upstream` is whom it has been pulling from, if anybody; `digest` and `root` are what an earlier coordinator said.
+    `upstream` is whom it has been pulling from, if anybody; `digest` and `root` are what an earlier coordinator said;
+    `expects` is the only digest that will do, if it knows.
     """
 
     node: str
@@ -91,11 +92,15 @@ class Joining:
     state: str
     digest: str | None
     root: str | None
+    expects: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a member is: `offset` verified bytes, `silence` seconds without a byte while it waits for some."""
+    """How a member is: `offset` verified bytes, `silence` seconds without a byte while it waits for some.
+
+    `fresh`: whether the origin still has the image, from a member that was told to ask.
+    """
 
     node: str
     generation: int
@@ -109,6 +114,7 @@ class Report:
     digest: str | None
     root: str | None
     error: Failure | None
+    fresh: bool | None
 
 
 def joining(message: Mapping[str, object]) -> Joining:
@@ -127,6 +133,7 @@ def joining(message: Mapping[str, object]) -> Joining:
         state=_maybe(message, "state", lambda m, k: _one_of(m, k, STATES)) or "waiting",
         digest=_maybe(message, "digest", _sha256),
         root=_maybe(message, "root", _sha256),
+        expects=_maybe(message, "expects", _sha256),
     )
 
 
@@ -145,6 +152,7 @@ def report(message: Mapping[str, object]) -> Report:
         digest=_maybe(message, "digest", _sha256),
         root=_maybe(message, "root", _sha256),
         error=_failure(message.get("error")),
+        fresh=_maybe(message, "fresh", _truth),
     )
 
 
@@ -218,6 +226,13 @@ def _seconds(message: Mapping[str, object], key: str) -> float:
     if not 0 <= value <= MAX_SECONDS or not isfinite(value):
         raise Malformed(f"{key} is no time")
     return float(value)
+
+
+def _truth(message: Mapping[str, object], key: str) -> bool:
+    value = message.get(key)
+    if not isinstance(value, bool):
+        raise Malformed(f"{key} is neither true nor false")
+    return value
 
 
 def _sha256(message: Mapping[str, object], key: str) -> str:

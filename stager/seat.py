@@ -37,6 +37,7 @@ class Seat:
     about: dict[str, str] = field(default_factory=dict)
     _staging: str = ""
     _alias: str = ""
+    _closed: bool = False
     _secret: str = ""
     _address: str = ""
     _mine: Coordinator | None = None
@@ -88,14 +89,25 @@ class Seat:
             raise PeerLost("refused")
         return self.peers.ask(self._address, verb, message)
 
+    def forget(self) -> None:
+        """Look for a coordinator as if there had been none yet."""
+        if self._mine is None:
+            self._staging = self._address = ""
+
+    def close_door(self) -> None:
+        """As the coordinator, be found only by those from now on who want this very digest."""
+        if self._mine is not None and not self._closed and self._alias:
+            self._closed = True
+            if self._alias != self._staging:
+                self.rendezvous.resign(self._staging)
+
     def leave(self) -> None:
         """Give the seat up, if it is ours."""
         if self._mine is not None:
             self.peers.coordinate(None)
             self._mine = None
-            if self._alias not in {"", self._staging}:
-                self.rendezvous.resign(self._alias)
-            self.rendezvous.resign(self._staging)
+            for place in {self._alias, self._place} - {""}:
+                self.rendezvous.resign(place)
 
     def _claim(self, place: str) -> bool:
         before = self._staging
@@ -109,15 +121,15 @@ class Seat:
 
     def _keep(self) -> None:
         # Our session may have ended while we were stopped, or cut off: then somebody else may sit here by now.
-        if self.rendezvous.leads(self._staging):
+        if self.rendezvous.leads(self._place):
             return
-        if not self.rendezvous.claim(self._staging, self._about()):
+        if not self.rendezvous.claim(self._place, self._about()):
             self.peers.coordinate(None)
             self._mine = None
 
     def _dethroned(self) -> bool:
         """Look after our claim, when it is in doubt; without ZooKeeper nobody else can have taken the seat."""
-        if self._mine is not None and not self.rendezvous.leads(self._staging):
+        if self._mine is not None and not self.rendezvous.leads(self._place):
             try:
                 self._keep()
             except ClusterUnavailable:
@@ -133,6 +145,11 @@ class Seat:
             mine.tick(now)
             answer: Message = mine.answer(verb, message, now)
             return answer
+
+    @property
+    def _place(self) -> str:
+        """By which claim we coordinate."""
+        return self._alias if self._closed else self._staging
 
     def _about(self) -> bytes:
         about = {**self.about, "address": self.peers.address, "secret": self._secret, "staging": self._staging}

@@ -65,6 +65,7 @@ def cluster_staging(node: Node, reference: Reference, tell: Teller) -> ClusterSt
             stall=config.deadline + 2 * config.stall_timeout,
             lifetime=config.cluster_lifetime,
             min_nodes=config.min_nodes,
+            offline=config.offline == "allow",
             sealed=bool(config.cluster_credentials_file),
         ),
         who={
