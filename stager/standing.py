@@ -58,7 +58,7 @@ class NodeStanding:
     @property
     def moving(self) -> bool:
         """Whether bytes are coming in."""
-        return self.state == "receiving" and self.rate > 0
+        return self.state == "receiving" and self.rate >= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,14 @@ _FIXED = 2 + 9 + 5 + 10 + 12 + 8 + 6 * 2
 """Characters of a line beside NODE and FROM."""
 _SHORTEST = 8
 
+LONGEST = 24
+"""Characters of a name in the lines before the table."""
+
 
 def lines(standing: Standing, *, width: int, verbose: bool) -> Iterator[str]:
     """Yield what there is to say of one staging. `width` of the terminal, 0 for no limit."""
     yield standing.reference or standing.staging
-    coordinator = f"coordinator {standing.host or '?'} ({standing.address or '?'})"
+    coordinator = f"coordinator {_called(standing.host) or '?'} ({standing.address or '?'})"
     if standing.problem:
         yield f"  {coordinator} {standing.problem}"
         return
@@ -47,7 +50,7 @@ def lines(standing: Standing, *, width: int, verbose: bool) -> Iterator[str]:
     yield f"  {_counts(standing)}"
     if standing.under_way:
         yield from (f"  {line}" for line in _speed(standing))
-    yield f"  {_heads(standing)}{coordinator}"
+    yield from (f"  {line}" for line in _placed(_heads(standing), coordinator, width))
     if verbose or len(standing.nodes) <= FEW:
         yield from _table(sorted(standing.nodes, key=_place), standing, width)
         return
@@ -101,7 +104,14 @@ def _speed(standing: Standing) -> Iterator[str]:
 
 def _heads(standing: Standing) -> str:
     names = [_called(node.host) for node in standing.heads]
-    return f"head {', '.join(names[:3])}{', …' * (len(names) > 3)}; " if names else ""
+    return f"head {', '.join(names[:2])}{', …' * (len(names) > 2)}" if names else ""
+
+
+def _placed(heads: str, coordinator: str, width: int) -> list[str]:
+    """Return both in one line, if there is room."""
+    if not heads or not width or len(heads) + len(coordinator) + 4 <= width:
+        return [f"{heads}; {coordinator}" if heads else coordinator]
+    return [heads, coordinator]
 
 
 def _table(nodes: Sequence[NodeStanding], standing: Standing, width: int) -> Iterator[str]:
@@ -132,7 +142,7 @@ def _row(node: NodeStanding, named: dict[str, str], size: int | None) -> tuple[s
 
 def _called(name: str) -> str:
     """Return a host's name without its domain, and without the process of a member's."""
-    return name.partition("/")[0].partition(".")[0]
+    return cut(name.partition("/")[0].partition(".")[0], LONGEST)
 
 
 def _names(nodes: Sequence[NodeStanding]) -> dict[str, str]:
