@@ -33,11 +33,12 @@ class Claims:
         One request, unless the connection is lost in between.
         """
         with self._lock:
+            doubted = path in self._doubtful
             self._doubtful.discard(path)
         epoch, interrupted = self._session.expired, self._session.interrupted
         try:
             won = self._records.create(path, record, ephemeral=True) or self._held.get(path) == epoch
-            if self._session.interrupted != interrupted:
+            if doubted or self._session.interrupted != interrupted:
                 epoch = self._session.expired
                 won = self._records.holder(path) == self._session.identity
         except ClusterUnavailable:

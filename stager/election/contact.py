@@ -99,14 +99,15 @@ class Contact:
 class Line:
     """A connected socket, plain or TLS, that keeps the accounts of a Contact. Else it is that socket.
 
-    `ending` says how the connection ended, if it did before the server had given a session.
+    `greeted`: the server has given a session, or says that the old one is over. `ending` says how the connection ended,
+    if it did before that.
     """
 
     def __init__(self, connection: socket.socket, contact: Contact) -> None:
         self._connection = connection
         self._contact = contact
         self._out, self._in = Frames(), Frames()
-        self._greeted = False
+        self.greeted = False
         self.ending = ""
         contact.begin()
 
@@ -116,7 +117,11 @@ class Line:
     def send(self, data: bytes | memoryview) -> int:
         """Send some of `data`; return how many bytes."""
         at = now()  # before the system call: we may be stopped behind it
-        count = self._connection.send(data)
+        try:
+            count = self._connection.send(data)
+        except ConnectionError:
+            self._end(HUNG_UP)
+            raise
         self._contact.sent(self._out.feed(data[:count]), at)
         return count
 
@@ -125,6 +130,9 @@ class Line:
         try:
             data = self._connection.recv(size)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ConnectionError:  # a server that has too many hangs up before it has read what we sent: a reset
+            self._end(HUNG_UP)
             raise
         except OSError as error:
             self._end(error.strerror or str(error))
@@ -136,12 +144,12 @@ class Line:
         return data
 
     def _greet(self) -> None:
-        if not self._greeted and len(self._in.head) == _GRANT.size:
-            self._greeted = True
+        if not self.greeted and len(self._in.head) == _GRANT.size:
+            self.greeted = True
             self._contact.grant(_GRANT.unpack(self._in.head)[1] / 1000)
 
     def _end(self, how: str) -> None:
-        if not self._greeted:
+        if not self.greeted:
             self.ending = how
 
 

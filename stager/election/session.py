@@ -77,6 +77,7 @@ class Session:
         except ValueError as error:
             raise ConfigError(f"ZooKeeper's servers cannot be {ensemble.hosts!a}: {error}") from error
         self._wire.patience = ensemble.connect_timeout / (1 + len(self._client.hosts))
+        self._wire.silence = ensemble.connect_timeout / 2
         self._client.add_listener(self._listen)
 
     @property

@@ -26,18 +26,20 @@ SPREAD = 0.5
 
 
 class Wire(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no annotations
-    """`tls` is what TLS needs, or None. `patience`: seconds that a server has to accept a connection.
+    """`tls` is what TLS needs, or None.
 
+    `patience`: seconds that a server has to accept a connection; `silence`: to give it a session then. kazoo would wait
+    for the whole session's timeout, and a server that just starts may take a connection and forget it.
     `refusals` counts how often one did not want us: it hung up, or its certificate is not to be trusted.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, patience: float = 1.0) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__()
         self.contact = Contact()
         self.address = ""
         self.refusals = 0
         self._tls = tls
-        self.patience = patience
+        self.patience = self.silence = 1.0
         self._over = threading.Event()
         self._troubles: dict[str, str] = {}
         self._place = ""
@@ -73,6 +75,8 @@ class Wire(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no an
 
     def select(self, rlist: Sequence[Any], wlist: Sequence[Any], xlist: Sequence[Any], timeout: float) -> Any:  # noqa: ANN401
         """Wait, for kazoo. What TLS has decrypted already, the kernel does not tell as readable any more."""
+        if self._line and not self._line.greeted:
+            timeout = min(timeout, self.silence)
         buffered = [item for item in rlist if hasattr(item, "pending") and item.pending()]
         readable, *others = super().select(rlist, wlist, xlist, 0 if buffered else timeout)
         return (buffered + [item for item in readable if item not in buffered], *others)

@@ -152,6 +152,26 @@ def test_hanging_up_before_a_session_is_told(pair: tuple[socket.socket, socket.s
     assert line.ending == HUNG_UP
 
 
+def test_hanging_up_on_what_we_say_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    client, server = pair
+    line = Line(client, Contact())
+    server.close()
+    with pytest.raises(BrokenPipeError):
+        line.send(framed(b"connect"))
+    assert line.ending == HUNG_UP
+
+
+def test_a_reset_is_hanging_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        server, _ = listener.accept()
+        line = Line(client, Contact())
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        with pytest.raises(ConnectionResetError):
+            line.recv(10)
+    assert line.ending == HUNG_UP
+
+
 def test_hanging_up_on_a_session_is_none_of_that(pair: tuple[socket.socket, socket.socket]) -> None:
     client, server = pair
     line = Line(client, Contact())
