@@ -221,7 +221,9 @@ class ClusterStaging:
             self.clock.sleep(0.05)
 
     def _make_known(self, known: Known) -> None:
-        newest = [digest.hex for digest in images.digests(known.layout)][:NODE_RECORD_MAX]
+        layout = known.layout
+        used = sorted(images.digests(layout), key=lambda digest: -images.last_used(layout, digest))
+        newest = [digest.hex for digest in used[:NODE_RECORD_MAX]]
         with suppress(ClusterUnavailable):
             if self._rendezvous is not None:
                 self._rendezvous.write_node(str(self.who["host"]), "\n".join(newest).encode())
@@ -240,6 +242,8 @@ class Fetching:
     recognise: Callable[[int, int], ImageInfo]
     held: Callable[[], StagedImage | None]
     policy: RetryPolicy | None = None
+    image: StagedImage | None = None
+    version: Validators | None = None
 
     def run(self, unless: Validators | None = None) -> bool:
         """As Download.run."""
@@ -270,7 +274,8 @@ class Fetching:
                 unwanted = self.cluster.clock.now()
             elif self.cluster.clock.now() - unwanted > UNWANTED_SECONDS:
                 raise Ended
-        return member.image is None
+        self.image, self.version = member.image, member.version
+        return self.image is None
 
     def _download(self, copy: Partial) -> Download:
         download = self.fetch(copy)

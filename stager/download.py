@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stager.clock import Clock
     from stager.interfaces import Source, Stream, Validators
+    from stager.store.images import StagedImage
     from stager.store.partial import Partial
     from stager.store.segments import Segment
 
@@ -51,7 +52,7 @@ class Download:
     not say how many; it raises NoSpace. `look` sees the first bytes, to give up early on what is no image. `on_begin`
     is called when the copy has been made ready for the origin's version. `streams` limits the connections at a time.
     `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes
-    may be gone on with.
+    may be gone on with. `image`, of `version`, is what was found to be here already, by whoever can tell.
     """
 
     source: Source
@@ -63,6 +64,8 @@ class Download:
     look: Callable[[Partial], None] = lambda _partial: None
     on_begin: Callable[[], None] | None = None
     streams: int = 1
+    image: StagedImage | None = None
+    version: Validators | None = None
     pinned: bool = False
     _furthest: int = 0
     _looked: bool = False

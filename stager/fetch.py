@@ -83,9 +83,10 @@ class Fetch:
 
     def _fetch(self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None) -> StagedImage:
         asked = self.known.clock.now()
-        if not self._changed(copy, seen, held) and held is not None:
+        current = self._current(copy, seen, held)
+        if current is not None:
             copy.leave()
-            return held
+            return current
         leadership.phase = "verifying"
         image, version = self._publish(copy)
         seconds = self.known.clock.now() - asked
@@ -95,8 +96,8 @@ class Fetch:
         copy.discard()  # not before: a published image that no reference is known to mean would be downloaded again
         return image
 
-    def _changed(self, copy: Partial, seen: Seen | None, held: StagedImage | None) -> bool:
-        """Download unless the origin still has the image that is held, or cannot be asked about it."""
+    def _current(self, copy: Partial, seen: Seen | None, held: StagedImage | None) -> StagedImage | None:
+        """Return the image that is here and current, as far as anybody can say; None: another is in the copy now."""
         asked = self.known.clock.now()
         version = Validators(seen.etag, seen.modified, seen.size) if seen else None
         download = self.download(copy)
@@ -105,6 +106,7 @@ class Fetch:
             download.policy = RetryPolicy(attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)
         try:
             changed = download.run(unless=version)
+            held, version = download.image or held, download.version or version
         except OriginUnavailable as error:
             if not fallback:
                 raise
@@ -113,7 +115,7 @@ class Fetch:
             changed, asked = False, self.known.clock.now()
         if not changed and held is not None and version is not None:
             self.known.remember(held.digest, version, asked)
-        return changed
+        return None if changed else held
 
     def _publish(self, copy: Partial) -> tuple[StagedImage, Validators]:
         self.trace("fetched")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Freshness(threading.Thread):
-    """Asks once, in a thread; `fresh` tells the answer, `error` why there is none; `wake` is set when there is either."""
+    """Asks once, in a thread; `fresh` tells the answer, `error` why there is none, `wake` that there is either."""
 
     def __init__(self, task: Task, version: Message, wake: threading.Event) -> None:
         super().__init__(name="freshness", daemon=True)

@@ -63,6 +63,8 @@ class Load:
     wake: threading.Event = field(default_factory=threading.Event)
     image: StagedImage | None = None
     """The image, if it was here all the time."""
+    version: Validators | None = None
+    """What the others say of the image's version."""
     complete: bool = False
     _generation: int = 0
     _holding: Holding | None = None
@@ -71,6 +73,7 @@ class Load:
     _origin: Head | None = None
     _hashing: Hashing | None = None
     _final: tuple[str, str] | None = None
+    _labelled: Message = field(default_factory=dict)
     _served: int = -1
     _asking: Freshness | None = None
 
@@ -155,6 +158,7 @@ class Load:
             with storage_errors(self.task.copy.folder):
                 raise self._upstream.error
         generation, version = int(answer.get("generation") or 0), answer.get("version")
+        self.version = versions.validators_of(version) if isinstance(version, dict) else self.version
         if answer.get("digest"):
             self._final = (str(answer["digest"]), str(answer.get("root") or ""))
             self._recall(Digest(f"sha256:{self._final[0]}"))
@@ -185,7 +189,7 @@ class Load:
         if self._hashing is not None:
             self._hashing.stop()
         copy = self.task.copy
-        self._generation = generation
+        self._generation, self._labelled = generation, versions.of_copy(copy)
         self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, size=copy.size, own=copy.position)
 
     def begin_anew(self) -> None:
@@ -195,7 +199,9 @@ class Load:
         soon as it is told of the version.
         """
         generation = max(self._generation, 1)
-        self.label(generation if self._holding is None else generation + 1)
+        version = versions.of_copy(self.task.copy)
+        same = version == self._labelled and bool(versions.validators_of(version))
+        self.label(generation if self._holding is None or same else generation + 1)
         self._generation = generation
         self.hash_own()
         self.wake.set()

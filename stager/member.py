@@ -19,7 +19,7 @@ from stager.load import Load
 
 if TYPE_CHECKING:
     from stager.clock import Clock
-    from stager.interfaces import Message
+    from stager.interfaces import Message, Validators
     from stager.seat import Seat
     from stager.store.images import StagedImage
 
@@ -72,6 +72,11 @@ class Member:
     def image(self) -> StagedImage | None:
         """The image, if it was here all the time."""
         return self._load.image
+
+    @property
+    def version(self) -> Validators | None:
+        """Of which version the image is, as the others say."""
+        return self._load.version
 
     @property
     def feeds_others(self) -> bool:

@@ -53,7 +53,10 @@ def _warm(question: Question) -> int | None:
     try:
         place = warm.Place(os.environ)
         record = warm.answer(question, place)
-        return _follow(question, _prepared(place)) if record is None else _give(question, record)
+        if record is not None:
+            return _give(question, record)
+        # A lone word may be a verb, or a path below the working directory: nothing can be left or found for it here.
+        return _follow(question, place if question.name is None else _prepared(place))
     except OSError:
         return None
 

@@ -35,9 +35,11 @@ class Record:
     def __init__(self, staging: str, message: Message) -> None:
         self.key = standing.text(message.get("key"))
         self.secret = standing.text(message.get("secret"))
+        named = standing.text(message.get("staging"))
+        self.staging = named if _STAGING.fullmatch(named) else staging
         self.asked = Standing(
             reference=standing.text(message.get("reference"), 4096),
-            staging=staging,
+            staging=self.staging,
             host=standing.text(message.get("host")),
             address=standing.text(message.get("address")),
         )
@@ -45,20 +47,21 @@ class Record:
 
 def records(found: Mapping[str, bytes]) -> list[Record]:
     """Return the records that can be understood."""
-    understood = []
+    understood: dict[str, Record] = {}
     for staging, raw in sorted(found.items()):
         try:
             message = json.loads(raw)
         except (ValueError, RecursionError):
             continue
         if isinstance(message, dict) and _STAGING.fullmatch(staging):
-            understood.append(Record(staging, message))
-    return understood
+            record = Record(staging, message)
+            understood.setdefault(record.staging, record)  # known by its image's digest as well, once that is known
+    return list(understood.values())
 
 
 def ask(wanted: list[Record]) -> list[Standing]:
     """Return how the stagings stand, the oldest first; all are asked at once, for SECONDS in all."""
-    answers: dict[str, Standing] = {}
+    answers: dict[Record, Standing] = {}
     until = time.monotonic() + SECONDS
     # Daemons, because one that talks with a dead node goes on for a moment after its time.
     threads = [threading.Thread(target=_ask, args=(record, answers), daemon=True) for record in wanted[:MOST]]
@@ -66,11 +69,11 @@ def ask(wanted: list[Record]) -> list[Standing]:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    told = [answers.get(record.asked.staging) or replace(record.asked, problem=SILENT) for record in wanted]
+    told = [answers.get(record) or replace(record.asked, problem=SILENT) for record in wanted]
     return sorted(told, key=lambda each: (bool(each.problem), each.since, each.reference))
 
 
-def _ask(record: Record, answers: dict[str, Standing]) -> None:
+def _ask(record: Record, answers: dict[Record, Standing]) -> None:
     from stager.relay.control import Control, PeerLost
     from stager.relay.secret import Secret
     from stager.relay.wire import split_address
@@ -80,12 +83,12 @@ def _ask(record: Record, answers: dict[str, Standing]) -> None:
         ip_address(split_address(asked.address)[0])  # no name: looking it up has no bound
         secret = Secret.parse(record.secret)
     except ValueError:
-        answers[asked.staging] = replace(asked, problem="cannot be asked: its record is of another kind")
+        answers[record] = replace(asked, problem="cannot be asked: its record is of another kind")
         return
     control = Control(asked.address, staging=asked.staging, secret=secret, timeout=SECONDS)
     try:
-        answers[asked.staging] = standing.read(control.ask("status", {}), asked)
+        answers[record] = standing.read(control.ask("status", {}), asked)
     except PeerLost as lost:
-        answers[asked.staging] = replace(asked, problem=f"{SILENT}: {standing.text(str(lost))}")
+        answers[record] = replace(asked, problem=f"{SILENT}: {standing.text(str(lost))}")
     finally:
         control.close()

@@ -24,9 +24,11 @@ def read_token(path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"the token file {path} cannot be read: {error.strerror}", hint=_HINT) from error
-    with open(fd, "rb", buffering=0) as file:
-        _check(path, os.fstat(fd))
-        content = file.read(MAX_TOKEN + 1)
+    try:
+        _check(path, os.fstat(fd))  # before `open`, which leaves the descriptor of a directory behind
+        content = os.read(fd, MAX_TOKEN + 1)
+    finally:
+        os.close(fd)
     token = content.decode("ascii", "replace").strip()
     if not _TOKEN.fullmatch(token) or len(content) > MAX_TOKEN:
         raise ConfigError(f"the token file {path} holds no bearer token", hint=_HINT)
