@@ -59,7 +59,7 @@ class MadeUp:
 
     @property
     def record(self) -> dict[str, str]:
-        about = {"host": "n0001", "reference": self.url, "key": self.key}
+        about = {"host": "n0001", "reference": self.url, "key": self.key, "staging": self.staging}
         return {"address": self.server.address, "secret": self.secret.hex, **about}
 
     def join(self, count: int, scope: str = "slurm-1234", first: int = 0) -> None:
@@ -165,6 +165,14 @@ def test_every_one_of_a_thousand(tasks: Tasks, crowd: MadeUp) -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_a_staging_that_is_known_by_two_names_is_shown_once(
+    tasks: Tasks, rendezvous: ZooKeeperRendezvous, crowd: MadeUp
+) -> None:
+    assert rendezvous.claim("e" * 32, json.dumps(crowd.record).encode())
+    (found,) = answer_of(tasks.start("status", "--json"))
+    assert (found["staging"], len(found["nodes"])) == (crowd.staging, 1000)
+
+
 def test_only_what_is_asked_for(tasks: Tasks, crowd: MadeUp) -> None:
     assert "nothing is being staged" in tasks.run("status", f"{URL}.other").out
     for job in ("99", "slurm-99"):
@@ -201,7 +209,7 @@ def test_coordinators_that_do_not_answer(tasks: Tasks, rendezvous: ZooKeeperRend
         gone.close()
         odd = [*({"address": each} for each in addresses), {"secret": "0" * 64}, {"address": "x"}, {"address": ""}]
         for i, about in enumerate(odd):
-            record = {**crowd.record, "reference": f"https://example.org/{i}", **about}
+            record = {**crowd.record, "reference": f"https://example.org/{i}", "staging": "", **about}
             assert rendezvous.claim(f"{i:032x}", json.dumps(record).encode())
         assert rendezvous.claim("f" * 32, b"\x1b[2J no record at all")
         begun = time.monotonic()
