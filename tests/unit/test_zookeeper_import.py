@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -13,6 +15,9 @@ from stager.election.zookeeper import ZooKeeperRendezvous
 from stager.errors import ClusterUnavailable, ConfigError
 from stager.interfaces import Election, Rendezvous
 from tests.support.source_trees import ROOT
+
+if TYPE_CHECKING:
+    from stager.election.claims import Claims
 
 NOWHERE = Ensemble(hosts="127.0.0.1:1")
 
@@ -55,3 +60,12 @@ def test_nothing_goes_without_a_connection() -> None:
     with pytest.raises(ClusterUnavailable, match="we are not connected"):
         one.nodes()
     one.close()
+
+
+def test_with_each_connection_doubts_are_settled_before_it_is_told() -> None:
+    one, told = ZooKeeperRendezvous(NOWHERE, name="c", owner="site"), list[str]()
+    one.on_change(told.append)
+    one._claims = cast("Claims", SimpleNamespace(settle=lambda: told.append("settled")))
+    for state in ("suspended", "connected", "lost"):
+        one._changed(state)
+    assert told == ["suspended", "settled", "connected", "lost"]
