@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stager.known import Known
     from stager.retry import RetryPolicy
     from stager.seat import Seat
+    from stager.shared import SharedStore
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
 
@@ -73,7 +74,8 @@ class Terms:
 class ClusterStaging:
     """See the module. `meet` makes the session with ZooKeeper, `sit` what is asked and asks through it.
 
-    `wanted`: whether anybody on this node waits for the image.
+    `shared`: the image is not passed on but put where all nodes can open it. `wanted`: whether anybody on this node
+    waits for the image.
     """
 
     terms: Terms
@@ -82,6 +84,7 @@ class ClusterStaging:
     tell: Teller
     meet: Callable[[], Rendezvous]
     sit: Callable[[Rendezvous, str], tuple[Seat, Peers]]
+    shared: SharedStore | None = None
     wanted: Callable[[], bool] = lambda: True
     _rendezvous: Rendezvous | None = None
     _member: Member | None = None
@@ -265,6 +268,7 @@ class Fetching:
             held=self.held() if unless is not None else None,
             pin=self.known.reference.digest,
             expects=self.known.expected(),
+            shared=self.cluster.shared,
             offline=self.cluster.terms.offline,
         )
         member = self.cluster.join(task, self.known.expected())

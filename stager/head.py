@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stager.interfaces import Message
     from stager.load import Load
     from stager.reference import Digest
+    from stager.store.images import StagedImage
 
 STOP_SECONDS = 2.0
 """For a download to end that is given up; what it would still have written would be the same bytes."""
@@ -32,6 +33,10 @@ class Head(threading.Thread):
         self.found: Digest | None = None
         self.told = False
         self.error: StageImageError | None = None
+        self.image: StagedImage | None = None
+        if self._task.shared is not None:
+            with storage_errors(self._task.shared.layout.root):
+                self._task.copy = self._task.shared.copy()
         self._download = self._task.download(self._task.copy)
         self._download.on_begin = self._begun
         self._begins = self._task.copy.held == 0
@@ -41,8 +46,8 @@ class Head(threading.Thread):
 
     @property
     def kept(self) -> bool:
-        """Whether the origin still has what was here already."""
-        return self.unchanged and self.found is not None
+        """Whether the image is published already: the origin still has it, or it lies where all nodes can open it."""
+        return self.image is not None and self.found is not None
 
     @property
     def has_all(self) -> bool:
@@ -73,11 +78,11 @@ class Head(threading.Thread):
     def report(self, load: Load) -> Message:
         """Return what only the head knows."""
         message: Message = {}
-        if self.kept and self._task.held is not None and self._task.unless is not None:
-            message["version"] = versions.described(self._task.unless, self._task.held.origin, private=False)
-            message["version"]["size"] = self._task.held.size
-            message["digest"] = self._task.held.digest.hex
-            message["root"] = load.root()
+        if self.kept and self.image is not None and self.found is not None:
+            version = self._task.unless if self.unchanged and self._task.unless else self._task.copy.validators
+            message["version"] = versions.described(version, self.image.origin, private=False)
+            message["version"]["size"] = self.image.size
+            message |= {"digest": self.found.hex, "root": load.root()}
         elif not self._begins:
             message["version"] = versions.of_copy(self._task.copy)
         if self.found is not None and (root := load.root()) is not None:
@@ -101,7 +106,7 @@ class Head(threading.Thread):
 
     def _settle(self) -> None:
         if self.unchanged and self._task.held is not None:
-            digest = self._task.held.digest
+            self.image, digest = self._task.held, self._task.held.digest
         else:
             copy = self._task.copy
             self._whole = True
@@ -109,7 +114,9 @@ class Head(threading.Thread):
             digest = copy.digest()
             if self._task.pin is not None and digest != self._task.pin:
                 raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {self._task.pin}")
-            self._task.recognise(copy.fileno(), copy.size or 0)
+            info = self._task.recognise(copy.fileno(), copy.size or 0)
+            if self._task.shared is not None:
+                self.image = self._task.shared.publish(copy, digest, info)
         pinned = self._task.settle(digest)
         if pinned != digest:
             raise PinLost(f"the job is pinned to {pinned}, and the origin has {digest} now")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from stager.download import Download
     from stager.interfaces import Hashing, Holding, ImageInfo, Message, Peers, Upstream, Validators
+    from stager.shared import SharedStore
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
 
@@ -34,7 +35,8 @@ class Task:
     `download` makes a download from the origin; `unless`: the version of `held`, which need not come again if the
     origin still has it; `pin`: the only digest that will do, by the reference, `expects`: by the job, too; `offline`:
     whether an image will do about which the origin cannot be asked; `settle` pins the job, on all nodes, and returns
-    what it is pinned to; `lookup` finds an image that is staged here.
+    what it is pinned to; `lookup` finds an image that is staged here. `shared`: where the head puts the image for all,
+    instead of passing it on.
     """
 
     copy: Partial
@@ -46,6 +48,7 @@ class Task:
     held: StagedImage | None = None
     pin: Digest | None = None
     expects: Digest | None = None
+    shared: SharedStore | None = None
     offline: bool = True
 
 
@@ -95,7 +98,7 @@ class Load:
     @property
     def serves(self) -> bool:
         """Whether others may come for the bytes: not where the image was here all the time, and is elsewhere too."""
-        return self.image is None or self._origin is not None
+        return self.task.shared is None and (self.image is None or self._origin is not None)
 
     @property
     def busy(self) -> bool:
@@ -169,7 +172,7 @@ class Load:
             upstream = answer.get("upstream") or {}
             self._get(upstream, generation, version if isinstance(version, dict) else None)
             self._check()
-        if self.image is not None and self._origin is not None:
+        if self.image is not None and self.serves and self._origin is not None:
             self._serve_image(generation)
 
     def forget(self) -> None:
@@ -186,6 +189,8 @@ class Load:
 
     def label(self, generation: int) -> None:
         """Offer the copy's file, whatever it holds now, as this generation's."""
+        if self.task.shared is not None:
+            return
         if self._hashing is not None:
             self._hashing.stop()
         copy = self.task.copy
@@ -236,7 +241,7 @@ class Load:
             self.hash_own()
             if self._origin.has_all:
                 self.finish_hashing()
-        elif self._origin is None and version is not None:
+        elif self._origin is None and version is not None and self.task.shared is None:
             self._prepare(generation, version)
         if kind == "node" and self._holding is not None:
             self._pull(str(upstream.get("node")), str(upstream.get("address")))
@@ -302,7 +307,7 @@ class Load:
     def _check(self) -> None:
         origin = self._origin
         if origin is not None and origin.kept:
-            self.image = self.task.held
+            self.image = origin.image
             self.complete = True
         elif self._final is not None and self._final[1] and self._holding is not None and self._holding.complete:
             self._check_root(*self._final)

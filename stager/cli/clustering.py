@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stager.cluster import ClusterStaging, Terms, member_name
 from stager.kinds import port_range
+from stager.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from stager.interfaces import Peers, Rendezvous, Teller
     from stager.reference import Reference
     from stager.seat import Seat
+    from stager.shared import SharedStore
 
 LOG_MAX = 1 << 16
 """Bytes of a relay's log: a stranger shall not fill the disk."""
@@ -76,9 +78,18 @@ def cluster_staging(node: Node, reference: Reference, tell: Teller) -> ClusterSt
         },
         clock=node.clock,
         tell=tell,
+        shared=_shared(node, reference),
         meet=lambda: rendezvous(node),
         sit=sit,
     )
+
+
+def _shared(node: Node, reference: Reference) -> SharedStore | None:
+    if node.config.cluster_transport != "shared":
+        return None
+    from stager.shared import SharedStore
+
+    return SharedStore(Layout(node.config.cluster_shared_dir), reference, node.clock)
 
 
 def _is_ours(path: str) -> bool:
@@ -107,7 +118,7 @@ def _sit(
             staging,
             reference.shown,
             own=member_name(),
-            origins=config.cluster_origins,
+            origins=1 if config.cluster_transport == "shared" else config.cluster_origins,
             linger=config.cluster_linger,
         )
 

@@ -73,6 +73,8 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
     trace = _trace_point(node.environ)
 
     def make_room(size: int) -> None:
+        if not copy.folder.startswith(f"{node.layout.root}/"):
+            return  # a file system that all nodes share: nothing of this node's store makes room there
         try:
             room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
         except NoSpace:

@@ -48,13 +48,22 @@ class Node:
     def root(self) -> str:
         """Where our own store is: a configured one that is root's is for reading only, then ours is at the default."""
         default = folder.default_root({}, os.geteuid())
-        return default if self.tiers else os.path.abspath(self.config.store or default)
+        return default if self._roots else os.path.abspath(self.config.store or default)
 
     @cached_property
     def tiers(self) -> tuple[Layout, ...]:
-        """Root's store, if that is the configured one and we are not root."""
+        """The stores that are only read: root's, if that is the configured one and we are not root; the cluster's."""
+        return (*self._roots, *self._clusters)
+
+    @property
+    def _roots(self) -> tuple[Layout, ...]:
         root = self.config.store and os.path.abspath(self.config.store)
         return (Layout(root),) if root and folder.is_shared_by_root(root) else ()
+
+    @property
+    def _clusters(self) -> tuple[Layout, ...]:
+        shared = self.config.cluster_transport == "shared" and self.config.is_cluster
+        return (Layout(self.config.cluster_shared_dir),) if shared else ()
 
     @cached_property
     def election(self) -> FileLockElection:
