@@ -125,7 +125,7 @@ class Link:
         view[:done] = self._rest[:done]
         del self._rest[:done]
         self.heard, self.waiting = monotonic(), True
-        while done < len(view) and (got := self._receive(view[done:], socket.MSG_WAITALL)):
+        while done < len(view) and (got := self.receive(view[done:], socket.MSG_WAITALL)):
             done += got
         self.waiting = False
         return done
@@ -188,11 +188,12 @@ class Link:
             raise PeerLost("stranger", f"{self.address} does not speak what we do: {error}") from error
 
     def _read_some(self) -> int:
-        got = self._receive(self._buffer, 0)
+        got = self.receive(self._buffer, 0)
         self._rest += self._buffer[:got]
         return got
 
-    def _receive(self, view: memoryview, flags: int) -> int:
+    def receive(self, view: memoryview, flags: int) -> int:
+        """Wait for some bytes; return how many came, 0 at the end. Raises PeerLost."""
         sock = self._socket()
         while True:
             try:
