@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from stager.cli.full import run
+from stager.cli import config_verb
+from stager.cli.parser import parse
 from stager.config import KEYS, Config, load
 from stager.errors import ConfigError
 
@@ -120,9 +121,9 @@ def test_what_is_shown_is_a_file_that_means_the_same(tmp_path: Path, capfdbinary
     odd.chmod(0o600)
     variables = {"STAGE_IMAGE_CONFIG": str(odd), "STAGE_IMAGE_CLUSTER_ORIGINS": "3", "XDG_CONFIG_HOME": str(tmp_path)}
     with patch.dict(os.environ, variables, clear=True):
-        assert run(["config", "show"]) == 0
+        assert config_verb.run(parse(["config", "show"])) == 0
         shown = capfdbinary.readouterr().out.decode()
-        assert run(["config", "show", "--json"]) == 0
+        assert config_verb.run(parse(["config", "show", "--json"])) == 0
     config = load({}, site_file=str(odd), user_file="")
     assert loaded(tmp_path, shown, {"STAGE_IMAGE_CLUSTER_ORIGINS": "3"}).cluster_zookeeper == "zk1:2181,[::1]:2182/x"
     again = loaded(tmp_path, shown)
