@@ -1,7 +1,8 @@
 """Who is in, how far each one is, and who feeds whom; the one place that decides it.
 
 The member that has the most bytes is the head and pulls from the origin; the others form a chain behind it (see
-roster_order). Members report; those that do not are dead, those that are in the way are moved (see roster_watch).
+roster_order). Members report; those that do not are dead, those that are in the way are moved (see roster_watch and
+roster_rates).
 Time is an argument: seconds of any clock that does not jump.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from stager.roster_member import Member
 from stager.roster_messages import ORIGIN
 from stager.roster_order import Order, fan_of
+from stager.roster_rates import Rates
 from stager.roster_tree import Tree
 from stager.roster_watch import Watch
 
@@ -54,6 +56,7 @@ class Roster:
         self.tree = Tree()
         self.order = Order(self.tree, origins=origins)
         self.watch = Watch(self.tree, self.order)
+        self.rates = Rates(self.tree, self.order)
         self.done: dict[Member, None] = {}
         """Who has published the image and is there."""
         self.gone: dict[str, Member] = {}
@@ -125,7 +128,9 @@ class Roster:
         member.downstream = report.downstream
         self._advance(member, report.state, report.offset, now)
         above = member.parent.name if member.parent is not None else ""
-        if report.lost is not None and report.upstream == above:
+        if report.lost == "corrupt":
+            self.watch.corrupt(member, self.members.get(report.upstream or ""), now)
+        elif report.lost is not None and report.upstream == above:
             self.watch.lost(member, report.lost, now)
         elif report.silence and report.upstream == above:
             self.watch.silent(member, report.silence, now)
@@ -178,9 +183,8 @@ class Roster:
         if member.dismissed:
             return True
         needed = bool(member.children) or member.downstream > 0 or member.name == self.own
-        own = self.members.get(self.own)
-        others = len(self._kept) + (own is not None and own not in self._kept and self.idle)
-        if member not in self._kept or needed or others <= KEPT:
+        # Members set aside are fed once the others are done, each by one of its own.
+        if member not in self._kept or needed or len(self._kept) <= KEPT + self.rates.set_aside:
             return False
         member.dismissed = True
         del self._kept[member]
@@ -202,8 +206,8 @@ class Roster:
             self._awaited.clear()
         if now - self._judged >= self.interval:
             self._judged = now
-            self.watch.interval = self.interval
-            self.watch.judge(now)
+            self.rates.interval = self.interval
+            self.rates.judge(now)
             self._reckon(None)
         self._revive(now)
         if not self.idle:
@@ -220,13 +224,13 @@ class Roster:
         """Have somebody pull from the origin even if all that are left were set aside."""
         if self.waits(now) or self.tree.heads or any(member.feeds for member in self.tree.complete):
             return
-        left = [m for m in self.tree.needy if not m.barred and not m.suspected]
+        left = [member for member in self.members.values() if not member.complete and not member.suspected]
+        for member in left if all(member.barred for member in left) else ():
+            member.barred = False
         if left:
-            best = max(left, key=lambda m: (not m.corrupt, m.offset))
+            best = max(left, key=lambda m: (not m.barred, not m.corrupt, m.needy, m.offset))
             best.slow = False
-            self.tree.changed(best)
-            self.tree.to_origin(best, now)
-            self.order.settle(now)
+            self.order.promote(best, now)
 
     # Coming and going.
 

@@ -55,6 +55,12 @@ class Member:
     slow: bool = False
     slow_since: float = 0.0
     slow_times: int = 0
+    slow_under: set[str] = field(default_factory=set)
+    """Upstreams under which it was slow."""
+    mute: bool = False
+    """What it sends comes slowly or not at all, whatever it receives: others are sent to it only as a last resort."""
+    tried: float = 0.0
+    """When a slow one was last given another upstream."""
     corrupt: bool = False
     """Damaged bytes came from it: it never feeds anybody again."""
     suspected: str = ""
@@ -85,12 +91,12 @@ class Member:
     @property
     def leaf(self) -> bool:
         """Whether it hangs at an end, feeding nobody."""
-        return self.corrupt or bool(self.suspected) or (self.slow and not self.complete)
+        return self.corrupt or bool(self.suspected) or ((self.slow or self.mute) and not self.complete)
 
     @property
     def feeds(self) -> bool:
         """Whether others may be sent to it, as far as it is concerned."""
-        return not (self.slow or self.corrupt or self.suspected or self.dismissed)
+        return not (self.slow or self.mute or self.corrupt or self.suspected or self.dismissed)
 
     @property
     def upstream(self) -> str | None:

@@ -93,6 +93,14 @@ class Order:
         if not self.vouched and not self.tree.heads and self.tree.complete:
             self._have_vouched(now)
 
+    def send_back(self, member: Member, now: float) -> None:
+        """Move a member to the end of a chain, though it has more bytes than who is there now."""
+        self.tree.splice(member, now)
+        end = self._end(member, now)
+        if end is not None:
+            self._attach(member, end, now)
+        self.settle(now)
+
     def feeders(self) -> Iterable[Member]:
         """Return the complete members that others may be sent to."""
         return (member for member in self.tree.complete if member.feeds)
@@ -224,13 +232,20 @@ class Order:
         return min(found, key=lambda other: (not other.feeds, len(other.children), -other.offset), default=None)
 
     def _hang(self, member: Member, now: float) -> None:
-        """Find a place for a leaf: where it takes nothing from a chain, or else as far down as there is room."""
+        """Find a place for a leaf where it takes nothing from a chain; wait for one as long as there are chains."""
         feeder = self._best(member, now) or self._end(member, now)
-        if feeder is None:
-            near = (above for end in self._ends(member) for above in end.ancestors())
-            feeder = next((m for m in near if self._has_room(m) and self._may(member, m, now)), None)
-        feeder = feeder or self._spare(member, now) or self._spare(member, now, AGAIN)
+        if feeder is None and not self.tree.heads and not member.barred and self._struck_out(member, now):
+            self.tree.to_origin(member, now)
+            return
+        if feeder is None and not self.tree.open:
+            feeder = self._spare(member, now) or self._spare(member, now, AGAIN)
         if feeder is not None:
+            self.tree.attach(member, feeder, now)
+
+    def hang_better(self, member: Member, now: float) -> None:
+        """Have a leaf pull from somebody else, if there is one who feeds nobody else."""
+        feeder = self._best(member, now) or self._end(member, now)
+        if feeder is not None and feeder is not member.parent:
             self.tree.attach(member, feeder, now)
 
     def _has_room(self, member: Member) -> bool:

@@ -171,19 +171,11 @@ class Cluster(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened: all that are left have the image in the end, or all know why not."""
-        for _ in range(PATIENCE):
-            waiting = [fake for fake in self.living() if not fake.done and fake.error is None]
-            if not waiting or not self.feedable():
-                break
+        steps = 0
+        while any(not fake.done for fake in self.living()) and steps < PATIENCE:
             self.step()
-        else:
-            raise AssertionError(f"{waiting} wait for ever")
-        for fake in self.living():
-            assert fake.done or fake.error is not None or not self.feedable()
-
-    def feedable(self) -> bool:
-        """Whether there is a way for the bytes at all: some member can ask the origin, or has the image."""
-        return bool(self.living())
+            steps += 1
+        assert [fake for fake in self.living() if not fake.done] == []
 
     # How it is done
 

@@ -67,6 +67,7 @@ class Node:
     alive: bool = True
     mute: bool = False
     joined: bool = False
+    head: bool = False
     due: bool = False
     flight: int = 0
     """Counts the streams: what a stream that was given up would still bring is ignored."""
@@ -164,8 +165,8 @@ class Model:
             node.joined = True
             generation = self.coordinator.generation if node.grains else None
             told = {"node": node.name, "host": node.name, "address": f"10.0.0.1:{node.order + 1}", "order": node.order}
-            held = {"scope": "", "offset": self._offset(node), "generation": generation, "version": None, "since": 0.0}
-            self._ask(node, "join", {**told, **held, "upstream": node.upstream})
+            held = {"offset": self._offset(node), "generation": generation, "version": None, "upstream": node.upstream}
+            self._ask(node, "join", {**told, **held, "scope": "job", "since": 0.0})
 
     def _report(self, node: Node) -> None:
         node.due = False
@@ -177,10 +178,10 @@ class Model:
         report = {"node": node.name, "generation": self.coordinator.generation, "offset": self._offset(node)}
         link = {"silence": self.now - node.last if starving else 0.0, "upstream": node.upstream, "lost": node.lost}
         state = {"state": "done" if done else "receiving", "downstream": len(node.pulling)}
+        said = "0" * 64 if done else None
+        head = {"version": version, "digest": said, "root": said} if node.head else {}
         node.lost = None
-        self._ask(
-            node, "report", {**report, **link, **state, **({"version": version} if node.upstream == ORIGIN else {})}
-        )
+        self._ask(node, "report", {**report, **link, **state, **head})
 
     def _told(self, node: Node, answer: dict[str, Any]) -> None:
         if not node.alive or node.mute:
@@ -190,8 +191,8 @@ class Model:
             return
         node.error, node.dismissed = answer["error"], answer["dismissed"]
         upstream = answer["upstream"]
-        wanted = {"origin": ORIGIN, "node": upstream["node"], "wait": node.upstream}[upstream["kind"]]
-        if wanted != node.upstream and node.finished is None and wanted != node.wanted:
+        wanted = {"origin": ORIGIN, "node": upstream["node"], "wait": None, "keep": node.upstream}[upstream["kind"]]
+        if wanted != node.upstream and node.finished is None and (wanted is None or wanted != node.wanted):
             self._connect(node, wanted)
         if not node.due:
             node.due = True
@@ -226,6 +227,7 @@ class Model:
             self._lose(node, "refused")
             return
         source.pulling[node.name] = node
+        node.head = node.head or source is self.origin
         node.busy = source.mute
         self._next(node)
 
