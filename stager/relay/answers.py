@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stager.relay.connection import Stream
-from stager.relay.wire import BYTES, CHUNK, RECORD, NotUnderstood, content_range, parse_range
+from stager.relay.wire import BYTES, CHUNK, RECORD, NotUnderstood, content_range, is_number, parse_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ def image_path(staging: str, generation: int) -> str:
 def chunks_path(staging: str, generation: int) -> str:
     """Return where the records of its chunks are to be had."""
     return f"/v1/{staging}/{generation}/chunks"
+
+
+def place_of(path: str) -> tuple[str, int] | None:
+    """Return the staging and the generation of an image's path or its records', None for any other path."""
+    words = path.split("/")
+    if len(words) != 5 or not is_number(words[3]):
+        return None
+    place = words[2], int(words[3])
+    return place if path in {image_path(*place), chunks_path(*place)} else None
 
 
 def reply_to(request: Request, holding: Holding | None) -> Reply:

@@ -10,9 +10,10 @@ import os
 import select
 import threading
 from collections import deque
+from functools import partial
 from time import monotonic
 
-from stager.relay.answers import Reply, chunks_path, image_path, reply_to
+from stager.relay.answers import Reply, chunks_path, image_path, place_of, reply_to
 from stager.relay.complaints import Complaints
 from stager.relay.connection import ASKING, LINGERING, READING, SENDING, Connection, HeadTooLong, PeerGone
 from stager.relay.crowd import Crowd, listen, room
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 TICK = 1.0
 """Seconds between two looks at who has used up its time."""
+
+ABSENT_SECONDS = 2.0
+"""For which an image that is not here yet is waited for: who is sent to us may come before we have heard of it."""
 
 _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
@@ -60,6 +64,7 @@ class Server:
         self._desk = Desk(log)
         self._offers: dict[str, Offer] = {}
         self._waiting: dict[Holding, set[Connection]] = {}
+        self._absent: list[tuple[Connection, Request, float]] = []
         self._ready: list[Connection] = []
         self._news: deque[Action] = deque()
         self._bell = -1
@@ -86,6 +91,7 @@ class Server:
         self._offers[image_path(staging, generation)] = offer
         self._offers[chunks_path(staging, generation)] = offer
         holding.listen(offer)
+        self._post(self._look_again)
 
     def withdraw(self, staging: str, generation: int) -> None:
         """Serve it no more: once this returns, no byte of it is read again."""
@@ -154,6 +160,7 @@ class Server:
             if monotonic() - ticked > TICK:
                 ticked = monotonic()
                 self._crowd.tick()
+                self._look_again()
         for connection in self._crowd:
             self._crowd.drop(connection)
 
@@ -206,13 +213,36 @@ class Server:
             self._reply(connection, Reply(403))
             return
         connection.known = True
-        nonce = credentials(request.fields["authorization"])[0]
-        if request.method == "GET":
-            offer = self._offers.get(request.path)
-            reply = reply_to(request, offer.holding if offer else None)
-            self._reply(connection, reply, self._guard.secret.seal(nonce, reply.sealed))
+        if request.method != "GET":
+            self._ask(connection, request)
+        elif self._may_come(request.path):
+            connection.state = ASKING
+            self._absent.append((connection, request, monotonic() + ABSENT_SECONDS))
         else:
-            self._ask(connection, request, nonce)
+            self._give(connection, request)
+
+    def _give(self, connection: Connection, request: Request) -> None:
+        offer = self._offers.get(request.path)
+        reply = reply_to(request, offer.holding if offer else None)
+        self._reply(connection, reply, self._guard.secret.seal(_nonce(request), reply.sealed))
+
+    def _may_come(self, path: str) -> bool:
+        """Whether what is not here may be offered soon: unless we have gone on to a later generation."""
+        place = place_of(path)
+        if path in self._offers or place is None:
+            return False
+        present = [other[1] for other in map(place_of, list(self._offers)) if other and other[0] == place[0]]
+        return max(present, default=0) < place[1]
+
+    def _look_again(self) -> None:
+        """Answer those who wait for an image that was not here."""
+        absent, self._absent = self._absent, []
+        now = monotonic()
+        for connection, request, until in absent:
+            if now < until and self._may_come(request.path):
+                self._absent.append((connection, request, until))
+            else:
+                self._guarded(partial(self._give, request=request), connection)
 
     def _refusal(self, connection: Connection, request: Request) -> str:
         fields = request.fields
@@ -222,8 +252,9 @@ class Server:
         proof, range_ = fields.get("authorization", ""), fields.get("range", "")
         return self._guard.refusal(proof, request.method, host, request.path, range_=range_, body=request.body)
 
-    def _ask(self, connection: Connection, request: Request, nonce: str) -> None:
+    def _ask(self, connection: Connection, request: Request) -> None:
         """Have a question answered in the desk's thread."""
+        nonce = _nonce(request)
 
         def deliver(status: int, body: bytes) -> None:
             reply = Reply(status, {"Content-Type": JSON} if body else {}, body=body)
@@ -277,6 +308,10 @@ class Server:
                 self._crowd.drop(connection)
         self._waiting.pop(holding, None)
         done.set()
+
+
+def _nonce(request: Request) -> str:
+    return credentials(request.fields["authorization"])[0]
 
 
 class Offer:

@@ -4,6 +4,8 @@ GET  /v1/<staging>/<generation>/image    the image's bytes, as they get verified
 GET  /v1/<staging>/<generation>/chunks   likewise the chunk records, one after the other
 POST /v1/<staging>/<verb>                a JSON object, answered by a JSON object
 
+Bytes that are not verified yet are waited for, for ever; an image that is not there at all for 2 s.
+
 A parser of its own because http.client costs 15 ms at import (email.parser), and because one that refuses all it does
 not need is the safer one: it is what strangers talk to.
 """

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from stager.clock import SystemClock
 from stager.errors import ClusterUnavailable
 from stager.relay import connection as connection_module
+from stager.relay import server as server_module
 from stager.relay.answers import chunks_path, image_path
 from stager.relay.secret import Guard, Secret
 from stager.relay.server import Server
@@ -232,9 +233,40 @@ def test_without_a_range_the_whole_image_comes(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "path", [image_path(STAGING, GENERATION + 1), image_path("f" * 32, GENERATION), "/", f"{IMAGE}/", f"{IMAGE}?x"]
 )
-def test_what_is_not_there(scene: Scene, path: str) -> None:
+def test_what_is_not_there(scene: Scene, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "ABSENT_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "TICK", 0.1)
     node = scene.full(image(1))
     assert scene.link(node.address).ask("GET", path, fields={"Range": "bytes=0-"}).status == 404
+
+
+def test_what_is_not_there_yet_is_waited_for(scene: Scene) -> None:
+    """Who was sent here may come before the node has heard of the image itself."""
+    content = image(1)
+    node = scene.full(content)
+    node.server.withdraw(STAGING, GENERATION)
+    early, vain = scene.link(node.address), scene.link(node.address)
+    statuses: dict[str, int] = {}
+    threads = [
+        threading.Thread(target=lambda link=link, path=path: statuses.update({path: link.ask("GET", path).status}))
+        for link, path in ((early, IMAGE), (vain, image_path(STAGING, GENERATION - 1)))
+    ]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(node.server._absent) == 2)
+    before = time.monotonic()
+    node.server.offer(STAGING, GENERATION, node.holding)
+    for thread in threads:
+        thread.join()
+    assert statuses == {IMAGE: 200, image_path(STAGING, GENERATION - 1): 404}
+    assert time.monotonic() - before < server_module.ABSENT_SECONDS
+    assert body(early, len(content)) == content
+
+
+def test_an_earlier_generation_does_not_come_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "ABSENT_SECONDS", 1e9)
+    node = scene.full(image(1))
+    assert scene.link(node.address).ask("GET", image_path(STAGING, GENERATION - 1)).status == 404
 
 
 def test_strangers_get_nothing_and_are_told_of(scene: Scene) -> None:
@@ -271,7 +303,6 @@ def test_a_withdrawn_image_is_gone_at_once(scene: Scene) -> None:
     assert node.server.downstream == 0
     node.holding.close()
     assert body(link, 1) == b""
-    assert scene.get(node, "bytes=0-")[0].status == 404
 
 
 def test_a_file_cut_short_ends_the_stream_only(scene: Scene) -> None:

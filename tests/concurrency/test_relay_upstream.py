@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stager.relay import server as server_module
 from stager.relay.secret import Secret
 from stager.relay.wire import CHUNK, content_range
 from tests.support.effort import effort
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 PARENT = """
 import os, sys, time
 from tests.support.relay_scene import Scene, image
+from stager.relay import server as server_module
 from stager.relay.secret import Secret
 secret, known, chunks = sys.argv[1:]
 with Scene("/tmp") as scene:
@@ -204,7 +206,8 @@ def test_a_parent_that_does_not_know_us(scene: Scene) -> None:
     assert ended(fed(scene, parent, scene.node())).lost == "refused"
 
 
-def test_a_parent_that_has_the_image_no_longer(scene: Scene) -> None:
+def test_a_parent_that_has_the_image_no_longer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "ABSENT_SECONDS", 0.0)
     parent, child = scene.node(size=9), scene.node()
     parent.server.withdraw(STAGING, GENERATION)
     assert ended(fed(scene, parent, child)).lost == "ended"
@@ -226,6 +229,18 @@ def test_a_silent_parent_is_heard_to_be_silent(scene: Scene, full: bool) -> None
         upstream.stop()
         assert time.monotonic() - before < 1.0
         assert (upstream.lost, upstream.silence) == ("", 0.0)
+
+
+def test_a_parent_that_has_not_heard_of_the_image_yet(scene: Scene) -> None:
+    """It is silent until then, which the coordinator may be told."""
+    content = image(2)
+    parent, child = scene.full(content), scene.node()
+    parent.server.withdraw(STAGING, GENERATION)
+    upstream = fed(scene, parent, child)
+    eventually(lambda: upstream.silence > 0.3)
+    parent.server.offer(STAGING, GENERATION, parent.holding)
+    assert ended(upstream).lost == ""
+    assert child.content() == content
 
 
 def test_a_black_hole_is_given_up(scene: Scene) -> None:
