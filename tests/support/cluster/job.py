@@ -32,6 +32,9 @@ RATE = 50.0
 """2.7 s at this rate: time for a fault in the middle."""
 LINGER = 1.0
 
+UNDER_WAY = 2 << 20
+"""Bytes that a node may have got and not yet passed on: what is in queues and in chunks that are not whole."""
+
 QUICK = {
     "STAGE_IMAGE_CLUSTER_LINGER": f"{LINGER:g}s",
     "STAGE_IMAGE_CLUSTER_SESSION_TIMEOUT": "2s",
@@ -70,7 +73,7 @@ class Job:
         """Return when each of these nodes, all by default, has that part of the image."""
         wanted = int(part * len(self.content))
         for node in nodes or list(self.tasks):
-            until(partial(lambda node: self.arrived(node) >= wanted, node), f"{part:.0%} on {node}")
+            until(partial(self._has_or_failed, node, wanted), f"{part:.0%} on {node}")
 
     def head(self) -> Node:
         """Return the node that pulls from the origin, once there is one."""
@@ -112,6 +115,11 @@ class Job:
     def egress(self) -> float:
         """What the origin has put on the wire, in images."""
         return self.cluster.origin.host.sent / len(self.content)
+
+    def _has_or_failed(self, node: Node, wanted: int) -> bool:
+        failed = [task.err for task in self.tasks[node] if task.process.poll()]
+        assert not failed, failed
+        return self.arrived(node) >= wanted
 
     def _record(self) -> dict[str, object] | None:
         stagings = (record for path, record in self.cluster.zookeeper.paths().items() if "/stagings/" in path)
