@@ -58,8 +58,10 @@ class Ensemble:
             ) from error
 
     def unavailable(self, what: str, cause: str, hint: str = "") -> ClusterUnavailable:
-        """Return the error that says that `what` failed at these servers."""
-        return ClusterUnavailable(f"ZooKeeper at {self.hosts}: {what}: {cause}", hint=hint)
+        """Return the error that says that `what` failed at these servers; with a `hint`, it does not pass by itself."""
+        error = ClusterUnavailable(f"ZooKeeper at {self.hosts}: {what}: {cause}", hint=hint)
+        error.retryable = not hint
+        return error
 
 
 def _reason(error: OSError) -> str:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from stager.election.ensemble import Ensemble
 
-SURE = 0.8
-"""Of the session's timeout, how long our word for it counts. A server tells the leader of the ensemble of its clients
-every half tick, and a session lasts two ticks at least; kazoo asks for a sign of life after a third of it."""
+SURE = 0.75
+"""Of the session's timeout, how long our word for it counts. A follower tells the leader of the ensemble every half tick
+which clients it heard from (Leader.lead, ZooKeeper 3.8), and may die before; a session lasts two ticks at least, so that
+is a quarter. kazoo asks for a sign of life after a third."""
 
 GRACE = 1.0
 """Seconds for a session to end in good order, and again for being torn down."""
