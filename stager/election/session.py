@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from stager.election.ensemble import Ensemble
 
 SURE = 0.75
-"""Of the session's timeout, how long our word for it counts. A follower tells the leader of the ensemble every half tick
-which clients it heard from (Leader.lead, ZooKeeper 3.8), and may die before; a session lasts two ticks at least, so that
-is a quarter. kazoo asks for a sign of life after a third."""
+"""Of the session's timeout, how long our word for it counts. A follower tells the leader of the ensemble every half
+tick which clients it heard from (Leader.lead, ZooKeeper 3.8), and may die before; a session lasts two ticks at least,
+so that is a quarter. kazoo asks for a sign of life after a third."""
 
 GRACE = 1.0
 """Seconds for a session to end in good order, and again for being torn down."""
