@@ -1,19 +1,22 @@
 """Who is in, how far each one is, and who feeds whom; the one place that decides it.
 
-The member that has the most bytes is the head and pulls from the origin; the others form a chain behind it (see
-roster_order). Members report; those that do not are dead, those that are in the way are moved (see roster_watch and
-roster_rates).
-Time is an argument: seconds of any clock that does not jump.
+The member that has the most bytes is the head and pulls from the origin; the others form a chain behind it. Members
+report; those that do not are dead, those that are in the way are moved. Time is an argument: seconds of any clock that
+does not jump.
+
+roster_order finds places, roster_watch and roster_rates move who is in the way, roster_return takes members over from
+another coordinator, roster_finished knows who has the image, roster_tree holds the links.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stager.roster_finished import Finished
 from stager.roster_member import Member
-from stager.roster_messages import ORIGIN
 from stager.roster_order import Order, fan_of
 from stager.roster_rates import Rates
+from stager.roster_return import Return
 from stager.roster_tree import Tree
 from stager.roster_watch import Watch
 
@@ -32,12 +35,6 @@ DEAD_INTERVALS = 3
 STALL = 0.5
 """Seconds without a tick after which it was the coordinator that slept: nobody's silence from before counts."""
 
-GRACE = 1.0
-"""Seconds for which a new coordinator of a begun image waits for those who have more bytes."""
-
-KEPT = 2
-"""So many complete members stay for those who may still come."""
-
 EXPECTED_RATE = 1e9
 """Bytes per second of a link until it has been measured: what one node can verify while it receives and sends."""
 
@@ -52,23 +49,16 @@ class Roster:
     """
 
     def __init__(self, *, own: str = "", origins: int = 1, interval: float = INTERVAL) -> None:
-        self.own = own
         self.tree = Tree()
         self.order = Order(self.tree, origins=origins)
         self.watch = Watch(self.tree, self.order)
         self.rates = Rates(self.tree, self.order)
-        self.done: dict[Member, None] = {}
-        """Who has published the image and is there."""
-        self.gone: dict[str, Member] = {}
-        """Who was there: published the image and left, or failed."""
+        self.returning = Return(self.tree, self.order)
+        self.finished = Finished(own)
         self.busy = 0.0
         """When somebody last needed something."""
-        self._kept: dict[Member, None] = {}
-        self._had = 0
         self._interval = interval
         self._expected = 0
-        self._awaited: dict[str, list[Member]] = {}
-        self._born: float | None = None
         self._ticked: float | None = None
         self._awake = 0.0
         self._judged = 0.0
@@ -86,17 +76,22 @@ class Roster:
     @property
     def ready(self) -> int:
         """How many have published the image, whether they are still there or not."""
-        return len(self.done) + self._had
+        return len(self.finished)
 
     @property
     def nodes(self) -> int:
         """How many are in, or were until they had the image."""
-        return len(self.members) + self._had
+        return len(self.members) + self.finished.left
 
     @property
     def idle(self) -> bool:
         """Whether nobody who is in lacks the image."""
-        return len(self.done) == len(self.members)
+        return len(self.finished.present) == len(self.members)
+
+    @property
+    def gone(self) -> dict[str, Member]:
+        """Who was there: published the image and left, or failed."""
+        return self.finished.gone
 
     def waits(self, now: float) -> bool:
         """Whether somebody who has more bytes may still come, so that nothing is changed yet."""
@@ -106,16 +101,16 @@ class Roster:
 
     def join(self, joining: Joining, offset: int, now: float) -> Member:
         """Take a member in, with `offset` bytes of the present generation; one of its name from before is forgotten."""
-        self._begin(joining, now)
+        self.returning.begin(joining, now)
         if (before := self.members.get(joining.node)) is not None:
             self._remove(before, now)
-        self._had -= _has_it(self.gone.pop(joining.node, None))
+        self.finished.recall(joining.node)
         member = _member(joining, offset, now)
         member.interval = self.interval
         self.tree.enroll(member)
         self._reckon(joining.order)
         self._advance(member, joining.state, offset, now)
-        self._claim(member, joining.upstream, now)
+        self.returning.claim(member, joining.upstream, now)
         if member.needy:
             self.order.admit(member, now)
         self._lead(member, now)
@@ -142,9 +137,7 @@ class Roster:
 
     def leave(self, member: Member, now: float) -> None:
         """Close up after a member that goes, has died, or failed by itself."""
-        if member.state in {"done", "failed"}:
-            self.gone.setdefault(member.name, member)
-            self._had += _has_it(member)
+        self.finished.remember(member)
         self._remove(member, now)
         self.order.settle(now)
 
@@ -171,25 +164,15 @@ class Roster:
             member.samples.clear()
         for member in self.members.values():
             self.tree.refresh(member)
-        self.done.clear()
-        self._kept.clear()
+        self.finished.clear()
         self.order.settle(now)
 
     def is_dismissed(self, member: Member) -> bool:
-        """Whether nobody needs this member's bytes any more, so that it may go.
-
-        KEPT complete members stay, the coordinator's own among them, however many others there are.
-        """
-        if member.dismissed:
-            return True
-        needed = bool(member.children) or member.downstream > 0 or member.name == self.own
-        # Members set aside are fed once the others are done, each by one of its own.
-        if member not in self._kept or needed or len(self._kept) <= KEPT + self.rates.set_aside:
-            return False
-        member.dismissed = True
-        del self._kept[member]
-        self.tree.changed(member)
-        return True
+        """Whether nobody needs this member's bytes any more, so that it may go."""
+        before = member.dismissed
+        if self.finished.dismiss(member, wanted=self.rates.set_aside) and not before:
+            self.tree.changed(member)
+        return member.dismissed
 
     # What time says.
 
@@ -202,8 +185,7 @@ class Roster:
         self._ticked = now
         for member in [member for member in self.members.values() if self._is_dead(member, now)]:
             self.leave(member, now)
-        if self._awaited and now >= self.order.hold_until:
-            self._awaited.clear()
+        self.returning.end(now)
         if now - self._judged >= self.interval:
             self._judged = now
             self.rates.interval = self.interval
@@ -234,36 +216,8 @@ class Roster:
 
     # Coming and going.
 
-    def _begin(self, joining: Joining, now: float) -> None:
-        if self._born is None:
-            self._born = self._awake = now
-        if joining.generation is not None and now - self._born < GRACE and not self.order.hold_until:
-            self.order.hold_until = self._born + GRACE
-
-    def _claim(self, member: Member, upstream: str | None, now: float) -> None:
-        """Leave a member where it says it is, if that makes sense."""
-        early = now < self.order.hold_until
-        if upstream == ORIGIN and early and not self.tree.heads:
-            self.tree.to_origin(member, now)
-        elif upstream is not None and upstream in self.members:
-            self._keep(member, self.members[upstream], now, early=early)
-        elif upstream not in {None, ORIGIN} and early:
-            self._awaited.setdefault(str(upstream), []).append(member)
-        for child in self._awaited.pop(member.name, ()):
-            if child.needy and self.members.get(child.name) is child:
-                self._keep(child, member, now, early=True)
-        if early and self.tree.heads and not self._awaited and not self.tree.needy:
-            self.order.hold_until = now
-
-    def _keep(self, member: Member, above: Member, now: float, *, early: bool) -> None:
-        room = len(above.children) < self.tree.fan + early
-        ahead = above.offset + self.order.margin() >= member.offset
-        if room and ahead and above.feeds and above is not member and not self.tree.below(member, above):
-            self.tree.attach(member, above, now)
-
     def _remove(self, member: Member, now: float) -> None:
-        self.done.pop(member, None)
-        self._kept.pop(member, None)
+        self.finished.remove(member)
         self.tree.splice(member, now)
         self.tree.drop(member)
         self.busy = now
@@ -284,8 +238,7 @@ class Roster:
         size = self.order.size
         complete = member.state in {"verifying", "done"} or bool(size and member.offset >= size)
         if member.state == "done" and not published:
-            self.done[member] = None
-            self._kept[member] = None
+            self.finished.add(member)
         member.sample(now)
         if complete != member.complete:
             self._completed(member, now, complete=complete)
@@ -294,8 +247,7 @@ class Roster:
         member.complete = complete
         if complete and not member.was_head and member.offset < (self.order.size or 1):
             # It had the image before; nothing of it was ever vouched for here, so that it has nothing to serve.
-            member.dismissed = True
-            self._kept.pop(member, None)
+            self.finished.excuse(member)
         if complete and not (member.at_origin and not self.order.vouched):
             self.tree.detach(member)
         # What the origin still sends to others is there already. But a head that only has not reported yet is the one
@@ -310,10 +262,6 @@ class Roster:
         """Make a member the head that has far more than the head; it brought bytes from an earlier download."""
         if not (self.waits(now) or member.at_origin or member.complete or member.leaf):
             self.order.lead(member, now)
-
-
-def _has_it(member: Member | None) -> bool:
-    return member is not None and member.state == "done"
 
 
 def _member(joining: Joining, offset: int, now: float) -> Member:

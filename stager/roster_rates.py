@@ -110,8 +110,7 @@ class Rates:
         if rate < SLOW * usual:
             self._too_slow(member, above, now)
         elif rate < LAGGING * usual and self._held_back(member, usual * LONG) and member.kids():
-            if not self._set_back(member, above, self._next_count(now), now):
-                self.order.send_back(member, now)
+            self._move_back(member, above, now)
 
     def _too_slow(self, member: Member, above: Member, now: float) -> None:
         elsewhere = member.slow_under - {above.name}
@@ -129,6 +128,10 @@ class Rates:
         member.slow_times += 1
         self.tree.changed(member)
         self.tree.splice(member, now)
+
+    def _move_back(self, member: Member, above: Member, now: float) -> None:
+        if not self._set_back(member, above, self._next_count(now), now):
+            self.order.send_back(member, now)
 
     def _absolve(self, member: Member) -> None:
         mute = self._accusers.pop(member, None)

@@ -243,7 +243,7 @@ class Cluster(RuleBasedStateMachine):
             },
             self.now,
         )
-        if fake.lost == "corrupt" and fake.upstream is not None and not answer["unknown"]:
+        if fake.lost == "corrupt" and fake.upstream is not None and answer.get("generation") == fake.generation:
             self.accused.setdefault(fake.upstream, set()).add(fake.name)
         if code == 74:
             fake.error = {"code": code}
