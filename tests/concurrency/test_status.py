@@ -203,18 +203,23 @@ def test_nothing(tasks: Tasks) -> None:
 
 
 def test_coordinators_that_do_not_answer(tasks: Tasks, rendezvous: ZooKeeperRendezvous, crowd: MadeUp) -> None:
-    """One is gone, one is silent, one has another secret, one is somebody else: all are told, within the bound."""
+    """One is gone, four are silent, one has another secret, one is somebody else: all are told, within the bound."""
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as gone:
         addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, gone)]
         gone.close()
-        odd = [*({"address": each} for each in addresses), {"secret": "0" * 64}, {"address": "x"}, {"address": ""}]
+        odd = [
+            *({"address": each} for each in (*addresses, *addresses[:1] * 3)),
+            {"secret": "0" * 64},
+            {"address": "x"},
+            {"address": ""},
+        ]
         for i, about in enumerate(odd):
             record = {**crowd.record, "reference": f"https://example.org/{i}", "staging": "", **about}
             assert rendezvous.claim(f"{i:032x}", json.dumps(record).encode())
         assert rendezvous.claim("f" * 32, b"\x1b[2J no record at all")
         begun = time.monotonic()
         task = tasks.run("status", "--json")
-        assert time.monotonic() - begun < 3 + 2
+        assert time.monotonic() - begun < 4 * 3  # what the silent ones take one after the other
     found = {each["reference"]: each["coordinator"]["problem"] for each in answer_of(task)}
     assert found.pop(URL) == ""
     assert set(found) == {f"https://example.org/{i}" for i in range(len(odd))}
@@ -397,8 +402,9 @@ def test_an_eviction_does_not_depend_on_zookeeper(tmp_path: Path, tasks: Tasks, 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         zookeeper = f"127.0.0.1:{silent.getsockname()[1]}"
-        task = tasks.run("remove", str(source), env={"STAGE_IMAGE_CLUSTER_ZOOKEEPER": zookeeper})
-        assert time.monotonic() - begun < 3 + 2
+        patient = {"STAGE_IMAGE_CLUSTER_ZOOKEEPER": zookeeper, "STAGE_IMAGE_CLUSTER_CONNECT_TIMEOUT": "30s"}
+        task = tasks.run("remove", str(source), env=patient)
+        assert time.monotonic() - begun < 15
     assert task.process.returncode == 0
     assert "warning: the cluster was not told what this node holds now" in task.err
     assert not published(store_path, image(1 << 14)).exists()
