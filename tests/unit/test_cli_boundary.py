@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-
-class Bare(StageImageError):
-    """One without a hint."""
-
-    exit_code = 99
-
-
 HOST = os.uname().nodename
 
 
@@ -45,7 +38,7 @@ def test_what_an_action_returns(code: int) -> None:
     assert guarded(lambda: code) == code
 
 
-@pytest.mark.parametrize("error", [NotFound("no such image", hint="look"), Bare("nothing to try")])
+@pytest.mark.parametrize("error", [NotFound("no such image", hint="look"), StageImageError("nothing to try")])
 def test_expected_failures_have_their_code_and_two_lines(
     capsys: pytest.CaptureFixture[str], error: StageImageError
 ) -> None:
