@@ -118,11 +118,13 @@ class Member:
 
     def _step(self) -> None:
         try:
-            self._obey(self._converse())
-            self._alone_since = self._clock.now()
+            answer = self._converse()
         except (PeerLost, ClusterUnavailable) as error:
             self._joined = False
             self._go_on_without(error)
+        else:
+            self._obey(answer)
+            self._alone_since = self._clock.now()
         if not self._settled.is_set():
             self._check_progress()
 
@@ -153,10 +155,12 @@ class Member:
             self._go_elsewhere()
             return
         if answer.get("closed") and self._seat.taken:
-            self._seat.close_door()
+            with suppress(ClusterUnavailable):
+                self._seat.close_door()
         self._load.follow(answer)
         if answer.get("digest") and self._seat.taken:
-            self._seat.publish(str(answer["digest"]))
+            with suppress(ClusterUnavailable):
+                self._seat.publish(str(answer["digest"]))
         done = self._state() == "done"
         self.dismissed = done and (bool(answer.get("dismissed")) or not self._load.serves)
         if self._load.complete and not self._settled.is_set():
@@ -175,7 +179,8 @@ class Member:
         now = self._clock.now()
         if self._load.moving:
             self._alone_since = now
-        if now - self._alone_since > self._patience:
+        lasting = isinstance(error, ClusterUnavailable) and not error.retryable and not self._load.offset
+        if lasting or now - self._alone_since > self._patience:
             if isinstance(error, ClusterUnavailable):
                 raise error
             raise ClusterUnavailable(f"the staging has no coordinator that answers ({error})")
