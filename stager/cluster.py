@@ -184,7 +184,15 @@ class ClusterStaging:
         load = Load(task, self._peers, sealed=self.terms.sealed)
         who = {**self.who, "node": member_name()}
         terms = self.terms
-        member = Member(self._seat, load, who, self.clock, patience=terms.patience, stall=terms.stall)
+        member = Member(
+            self._seat,
+            load,
+            who,
+            clock=self.clock,
+            say=lambda text: self.tell.say(text),  # noqa: PLW0108 - who tells changes when we are forked
+            patience=terms.patience,
+            stall=terms.stall,
+        )
         self._member = member
         member.start()
         return member

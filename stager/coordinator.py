@@ -66,6 +66,7 @@ class Coordinator:
         self.root: str | None = None
         self.error: Failure | None = None
         self.doubts = Doubts()
+        self.trouble = ""
         self._changes = 0
         self._failures = 0
         self._told: set[str] = set()
@@ -202,6 +203,8 @@ class Coordinator:
         """Take in what a member says at its end: the digest, or why it failed."""
         if member.complete and self.size is None and member.offset:
             self.roster.order.size = member.offset
+        if member.at_origin:
+            self.trouble = report.trouble or ""
         if member.was_head or member.complete:
             self._vouch(report.digest, report.root, now)
         if report.error is not None:
@@ -252,6 +255,7 @@ class Coordinator:
             "error": self.error.shown() if self.error is not None else None,
             "dismissed": over or self.roster.is_dismissed(member),
             "closed": self.doubts.closed,
+            "trouble": self.trouble,
             "unknown": False,
         }
 

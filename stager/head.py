@@ -39,6 +39,8 @@ class Head(threading.Thread):
                 self._task.copy = self._task.shared.copy()
         self._download = self._task.download(self._task.copy)
         self._download.on_begin = self._begun
+        self._told_by, self._download.on_wait = self._download.on_wait, self._waits
+        self._trouble: tuple[str, int] = ("", -1)
         self._begins = self._task.copy.held == 0
         if not self._begins and load.offset == 0:
             load.label(generation)
@@ -69,6 +71,11 @@ class Head(threading.Thread):
             self.ended = True
             self._load.wake.set()
 
+    def _waits(self, error: StageImageError, seconds: float) -> None:
+        self._trouble = (f"{error.message}; the node that asks tries again", self._task.copy.held)
+        if self._told_by is not None:
+            self._told_by(error, seconds)
+
     def stop(self) -> None:
         """Give it up."""
         self._stopped = True
@@ -87,6 +94,8 @@ class Head(threading.Thread):
             message["version"] = versions.of_copy(self._task.copy)
         if self.found is not None and (root := load.root()) is not None:
             message |= {"digest": self.found.hex, "root": root}
+        if self._task.copy.held == self._trouble[1] and not self.ended:
+            message["trouble"] = self._trouble[0]
         if self.error is not None and not self._stopped:
             self.told = True
             error = self.error

@@ -18,6 +18,8 @@ from stager.interfaces import PeerLost
 from stager.load import Load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stager.clock import Clock
     from stager.interfaces import Message, Validators
     from stager.seat import Seat
@@ -34,14 +36,27 @@ milliseconds."""
 class Member:
     """A thread that talks with the coordinator. `patience`: seconds without a coordinator, or without a byte.
 
-    `who` is what the coordinator is told of us: node, host, scope, order.
+    `who` is what the coordinator is told of us: node, host, scope, order. `say` is told what keeps the bytes from
+    coming.
     """
 
-    def __init__(self, seat: Seat, load: Load, who: Message, clock: Clock, *, patience: float, stall: float) -> None:
+    def __init__(  # noqa: PLR0913 - whom, what, as whom, how long
+        self,
+        seat: Seat,
+        load: Load,
+        who: Message,
+        *,
+        clock: Clock,
+        say: Callable[[str], None],
+        patience: float,
+        stall: float,
+    ) -> None:
         self._seat = seat
         self._load = load
         self._who = who
         self._clock = clock
+        self._say = say
+        self._told = ""
         self._patience = patience
         self._stall = stall
         self._joined = False
@@ -155,17 +170,21 @@ class Member:
             self._go_elsewhere()
             return
         if answer.get("closed") and self._seat.taken:
-            with suppress(ClusterUnavailable):
-                self._seat.close_door()
+            self._seat.close_door()
+        self._tell_of(str(answer.get("trouble") or ""))
         self._load.follow(answer)
         if answer.get("digest") and self._seat.taken:
-            with suppress(ClusterUnavailable):
-                self._seat.publish(str(answer["digest"]))
+            self._seat.publish(str(answer["digest"]))
         done = self._state() == "done"
         self.dismissed = done and (bool(answer.get("dismissed")) or not self._load.serves)
         if self._load.complete and not self._settled.is_set():
             self.state = "verifying"
             self._settled.set()
+
+    def _tell_of(self, trouble: str) -> None:
+        if trouble and trouble != self._told and not self._load.fetches_from_origin:
+            self._say(trouble)
+        self._told = trouble
 
     def _go_elsewhere(self) -> None:
         """These members have another image than our job means: found a staging of our own, or find one."""

@@ -49,6 +49,7 @@ class Roster:
     """
 
     def __init__(self, *, own: str = "", origins: int = 1, interval: float = INTERVAL) -> None:
+        self.own = own
         self.tree = Tree()
         self.order = Order(self.tree, origins=origins)
         self.watch = Watch(self.tree, self.order)
@@ -150,9 +151,10 @@ class Roster:
         return any(not other.barred for other in self.members.values())
 
     def vouch(self, now: float) -> None:
-        """What the image is, is known now: nobody needs to ask the origin for that any more."""
+        """What the image is, is known now: nobody needs to ask the origin for that any more, nor for bytes."""
         self.order.vouched = True
-        for head in [head for head in self.tree.heads if head.complete]:
+        held = any(True for _ in self.order.feeders())
+        for head in [head for head in self.tree.heads if held or head.complete]:
             self.tree.detach(head)
         self.order.settle(now)
 
@@ -200,6 +202,8 @@ class Roster:
         return max(0.05, self.interval / 4)
 
     def _is_dead(self, member: Member, now: float) -> bool:
+        if member.name == self.finished.own:
+            return False  # we are that process
         return now - max(member.heard, self._awake) > max(DEAD, DEAD_INTERVALS * member.interval)
 
     def _revive(self, now: float) -> None:

@@ -99,7 +99,8 @@ class Joining:
 class Report:
     """How a member is: `offset` verified bytes, `silence` seconds without a byte while it waits for some.
 
-    `fresh`: whether the origin still has the image, from a member that was told to ask.
+    `trouble`: what keeps the head's bytes from coming, in words. `fresh`: whether the origin still has the image, from
+    a member that was told to ask.
     """
 
     node: str
@@ -115,6 +116,7 @@ class Report:
     root: str | None
     error: Failure | None
     fresh: bool | None
+    trouble: str | None
 
 
 def joining(message: Mapping[str, object]) -> Joining:
@@ -153,6 +155,7 @@ def report(message: Mapping[str, object]) -> Report:
         root=_maybe(message, "root", _sha256),
         error=_failure(message.get("error")),
         fresh=_maybe(message, "fresh", _truth),
+        trouble=_maybe(message, "trouble", lambda m, k: _text(m, k, MAX_TEXT)),
     )
 
 

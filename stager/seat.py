@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from stager.clock import Clock
     from stager.coordinator import Coordinator
     from stager.interfaces import Message, Peers, Rendezvous
+
+
+WATCH_SECONDS = 0.3
+"""Between two looks at our claims. The look itself asks nobody (`leads`)."""
+
+LEAVE_SECONDS = 2.0
+"""For a look to end that is under way."""
 
 
 @dataclass(slots=True)
@@ -41,6 +49,8 @@ class Seat:
     _secret: str = ""
     _address: str = ""
     _mine: Coordinator | None = None
+    _watch: threading.Thread | None = None
+    _end: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -60,10 +70,9 @@ class Seat:
 
     def take(self) -> None:
         """Find the coordinator, or become it. Raises ClusterUnavailable."""
-        self._address = ""
         if self._mine is not None:
-            self._keep()
             return
+        self._address = ""
         # Once the staging has a name it is claimed by that and no other, whoever coordinates it.
         places = (self._staging,) if self._staging else self.places
         found = (record for place in places if (record := self._record(place)) is not None)
@@ -74,17 +83,18 @@ class Seat:
             self._follow(record)
 
     def publish(self, digest: str) -> None:
-        """As the coordinator, be found by those, too, who want this very digest. Raises ClusterUnavailable."""
+        """As the coordinator, be found soon by those, too, who want this very digest."""
         if self._mine is not None and not self._alias:
             self._alias = self.also(digest)
-            if self._alias != self._staging:
-                self.rendezvous.claim(self._alias, self._about())
+
+    def close_door(self) -> None:
+        """As the coordinator, be found soon only by those who want this very digest."""
+        self._closed = self._closed or (self._mine is not None and bool(self._alias))
 
     def ask(self, verb: str, message: Message) -> Message:
         """Return the coordinator's answer. Raises PeerLost."""
-        mine = self._mine
-        if mine is not None and not self._dethroned():
-            return self._answer(verb, message) or {}
+        if self._mine is not None:
+            return self._answer(verb, message) or {"unknown": True}
         if not self._address:
             raise PeerLost("refused")
         return self.peers.ask(self._address, verb, message)
@@ -94,19 +104,14 @@ class Seat:
         if self._mine is None:
             self._staging = self._address = ""
 
-    def close_door(self) -> None:
-        """As the coordinator, be found only by those from now on who want this very digest."""
-        if self._mine is not None and not self._closed and self._alias:
-            self._closed = True
-            if self._alias != self._staging:
-                self.rendezvous.resign(self._staging)
-
     def leave(self) -> None:
         """Give the seat up, if it is ours."""
+        self._end.set()
+        if self._watch is not None:
+            self._watch.join(LEAVE_SECONDS)
         if self._mine is not None:
-            self.peers.coordinate(None)
-            self._mine = None
-            for place in {self._alias, self._place} - {""}:
+            self._step_down()
+            for place in {self._alias, self._staging} - {""}:
                 self.rendezvous.resign(place)
 
     def _claim(self, place: str) -> bool:
@@ -117,24 +122,34 @@ class Seat:
             return False
         self._mine = self.appoint(place)
         self.peers.coordinate(self._answer)
+        self._watch = threading.Thread(target=self._keep_watch, name="seat", daemon=True)
+        self._watch.start()
         return True
 
-    def _keep(self) -> None:
-        # Our session may have ended while we were stopped, or cut off: then somebody else may sit here by now.
-        if self.rendezvous.leads(self._place):
-            return
-        if not self.rendezvous.claim(self._place, self._about()):
-            self.peers.coordinate(None)
-            self._mine = None
+    def _keep_watch(self) -> None:
+        """Look after our claims: what ZooKeeper may be slow to answer shall keep nobody waiting.
 
-    def _dethroned(self) -> bool:
-        """Look after our claim, when it is in doubt; without ZooKeeper nobody else can have taken the seat."""
-        if self._mine is not None and not self.rendezvous.leads(self._place):
-            try:
-                self._keep()
-            except ClusterUnavailable:
-                return False
-        return self._mine is None
+        Our session may have ended while we were stopped or cut off, and somebody else may sit here by now. While
+        ZooKeeper cannot be asked, nobody else can have taken the seat.
+        """
+        while not self._end.wait(WATCH_SECONDS) and self._mine is not None:
+            with suppress(ClusterUnavailable):
+                self._keep_claims()
+
+    def _keep_claims(self) -> None:
+        open_to_all, known = self._staging, self._alias
+        lacks = known not in {"", open_to_all} and not self.rendezvous.leads(known)
+        if lacks and not self.rendezvous.claim(known, self._about()):
+            self._alias = open_to_all  # another staging of the same image has it: theirs, then
+        if self._closed and known != open_to_all:
+            if self.rendezvous.leads(open_to_all):
+                self.rendezvous.resign(open_to_all)
+        elif not self.rendezvous.leads(open_to_all) and not self.rendezvous.claim(open_to_all, self._about()):
+            self._step_down()
+
+    def _step_down(self) -> None:
+        self.peers.coordinate(None)
+        self._mine = None
 
     def _answer(self, verb: str, message: Message) -> Message | None:
         with self._lock:
@@ -145,11 +160,6 @@ class Seat:
             mine.tick(now)
             answer: Message = mine.answer(verb, message, now)
             return answer
-
-    @property
-    def _place(self) -> str:
-        """By which claim we coordinate."""
-        return self._alias if self._closed else self._staging
 
     def _about(self) -> bytes:
         about = {**self.about, "address": self.peers.address, "secret": self._secret, "staging": self._staging}

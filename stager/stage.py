@@ -68,7 +68,7 @@ class Staging:
     policy: Policy
     clock: Clock
     election: Election
-    download: Callable[[Partial], Download]
+    download: Callable[[Partial, Teller], Download]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
     cluster: ClusterStaging | None = None
@@ -108,10 +108,13 @@ class Staging:
 
     @cached_property
     def _fetch(self) -> Fetch:
-        download: Callable[[Partial], Download | Fetching] = self.download
+        def plain(copy: Partial) -> Download:
+            return self.download(copy, self.tell)
+
+        download: Callable[[Partial], Download | Fetching] = plain
         if self.cluster is not None:
             download = self.cluster.fetching(
-                self.download, self._known, self.recognise, held=lambda: self._fetch.held(self._known.seen())
+                plain, self._known, self.recognise, held=lambda: self._fetch.held(self._known.seen())
             )
         return Fetch(
             known=self._known,

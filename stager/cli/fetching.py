@@ -51,7 +51,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         ),
         clock=node.clock,
         election=node.election,
-        download=lambda copy: _download(node, reference, copy, tell),
+        download=lambda copy, tell: _download(node, reference, copy, tell),
         recognise=recognise,
         tell=tell,
         cluster=cluster,

@@ -23,6 +23,7 @@ from stager.reference import Digest
 from stager.store import files, segments
 from stager.store.segments import FLAGS, TRIPLE, UNKNOWN_END, Segment
 
+
 class Partial:
     """One process's own copy in flight. Not safe for two processes; segments may be filled by threads, one each."""
 

@@ -95,7 +95,7 @@ def test_enough_nodes_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_too_few_nodes_are_told(tmp_path: Path) -> None:
-    with nodes(tmp_path, 1, STAGE_IMAGE_STALL_TIMEOUT="100ms") as site:
+    with nodes(tmp_path, 1, STAGE_IMAGE_STALL_TIMEOUT="0.1") as site:
         task = site.tasks[0].start("--min-nodes", "2", "--deadline", "1s", site.url)
         assert task.done() == 86
         assert "1 of 1 nodes have the image; 2 are wanted" in task.err

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from stager.interfaces import Election, Source
+    from stager.interfaces import Election, Source, Teller
     from stager.layout import Layout
     from stager.process import ProcessIdentity
     from stager.store.images import StagedImage
@@ -196,7 +196,7 @@ class FakeNode:
         reference = parse(url)
         clock = SystemClock() if self.real_time else self.clock
 
-        def begin(copy: Partial) -> Download:
+        def begin(copy: Partial, _tell: Teller) -> Download:
             return Download(
                 source=source,
                 partial=copy,
