@@ -43,14 +43,20 @@ class Ring:
                 yield other
 
     def nearest(self, member: Member) -> Iterator[Member]:
-        """Yield the others, by turns from both sides, the nearer ones first."""
-        keys, place = self._keys, bisect_left(self._keys, member.key)
-        below, above = place - 1, place
+        """Yield the others, those of the same job first, and the nearer ones in its node list before the others."""
+        keys, key = self._keys, member.key
+        above = bisect_left(keys, key)
+        below = above - 1
         while below >= 0 or above < len(keys):
-            for index in (below, above):
-                if 0 <= index < len(keys) and (other := self._members[keys[index]]) is not member:
-                    yield other
-            below, above = below - 1, above + 1
+            down = below >= 0 and (above >= len(keys) or _distance(key, keys[below]) <= _distance(key, keys[above]))
+            other = self._members[keys[below if down else above]]
+            below, above = (below - 1, above) if down else (below, above + 1)
+            if other is not member:
+                yield other
+
+
+def _distance(key: Key, other: Key) -> tuple[bool, int]:
+    return key[0] != other[0], abs(key[1] - other[1])
 
 
 class Tree:

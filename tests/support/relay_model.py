@@ -85,7 +85,7 @@ class Model:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.coordinator = Coordinator("0" * 32, "https://origin/image", own="n0000")
+        self.coordinator = Coordinator("0" * 32, "https://origin/image", own="elsewhere")
         self.now = 0.0
         self.nodes = {f"n{i:04}": Node(f"n{i:04}", i, setting.rate, setting.rate) for i in range(setting.nodes)}
         self.origin = Node(ORIGIN, -1, setting.origin_rate or setting.rate, 0.0, grains=setting.grains)
