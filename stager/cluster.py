@@ -138,14 +138,16 @@ class ClusterStaging:
         member = self._member
         if member is None:
             return
+        member.awaits_others = True
         member.state = "done"
         best, since = -1, self.clock.now()
-        while member.ready < self.terms.min_nodes and member.active:
+        while member.ready < self.terms.min_nodes:
             if member.ready > best:
                 best, since = member.ready, self.clock.now()
-            if self.clock.now() - since > patience:
+            if self.clock.now() - since > patience or not member.active:
                 raise TooFewNodes(f"{best} of {member.nodes} nodes have the image; {self.terms.min_nodes} are wanted")
             self.clock.sleep(0.1)
+        member.awaits_others = False
 
     def linger(self, known: Known) -> None:
         """Serve the others for as long as they need it, and go."""

@@ -70,6 +70,7 @@ class Member:
         self.state = "waiting"
         self.ready = self.nodes = 0
         self.dismissed = False
+        self.awaits_others = False
 
     def start(self) -> None:
         """Begin to take part."""
@@ -176,7 +177,7 @@ class Member:
         if answer.get("digest") and self._seat.taken:
             self._seat.publish(str(answer["digest"]))
         done = self._state() == "done"
-        self.dismissed = done and (bool(answer.get("dismissed")) or not self._load.serves)
+        self.dismissed = done and not self.awaits_others and (bool(answer.get("dismissed")) or not self._load.serves)
         if self._load.complete and not self._settled.is_set():
             self.state = "verifying"
             self._settled.set()

@@ -185,7 +185,7 @@ class Staging:
 
     def _settled(self, begun: float) -> StagedImage | None:
         """Return the image if it is known and there, raise the failure that stands, or return None."""
-        if self.cluster is not None:
+        if self.cluster is not None and self.cluster.terms.min_nodes > 0:
             self._check_nodes(begun)
         image = self._known.image(begun)
         if image is None:
