@@ -69,6 +69,11 @@ class Job:
         """Return how many bytes a node has."""
         return len(self.content) if published(node.seen, self.content).exists() else node.held()
 
+    def spread(self) -> int:
+        """Return by how many bytes the last node is behind the first one."""
+        parts = [self.arrived(node) for node in self.tasks]
+        return max(parts) - min(parts)
+
     def await_part(self, part: float, *nodes: Node) -> None:
         """Return when each of these nodes, all by default, has that part of the image."""
         wanted = int(part * len(self.content))
