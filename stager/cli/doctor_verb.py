@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from stager import collect, filesystem, mounts
+from stager.cli import doctor_cluster
+from stager.cli.finding import Finding
 from stager.cli.node import Node
 from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import write, write_json
@@ -22,16 +24,6 @@ EPILOG = """\
 Nothing is changed without --fix, which collects what dead processes left behind: mounts, leases, unfinished images.
 Exit code 0 if images can be staged here; what is merely missing or left over does not make it fail.
 """
-
-
-class Finding:
-    """One line: what was looked at, whether it is fine, what was found, and what to do if it is not."""
-
-    def __init__(self, name: str, *, ok: bool, detail: str, remedy: str = "") -> None:
-        self.name = name
-        self.ok = ok
-        self.detail = detail
-        self.remedy = remedy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         Finding(found.name, ok=found.ok, detail=found.detail, remedy=found.remedy)
         for found in mounts.capabilities(_existing(node.root))
     ]
+    findings += doctor_cluster.findings(node)
     if arguments.json:
         write_json([vars(finding) for finding in findings])
     else:

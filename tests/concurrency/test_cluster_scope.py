@@ -154,3 +154,13 @@ def test_the_end_of_the_only_task_that_waits_ends_it(tmp_path: Path) -> None:
         until(lambda: not relays(tmp_path), "the relay's end", patience=30)
         stall.go.set()
         assert [folder.name.startswith("left.") for folder in (site.store(0) / "partial").glob("*/*")] == [True]
+
+
+def test_the_doctor_asks_zookeeper(tmp_path: Path) -> None:
+    with nodes(tmp_path, 1) as site:
+        fine = site.tasks[0].run("doctor")
+        assert "answers within" in fine.out
+        assert "others reach this node at" in fine.out
+        away = site.tasks[0].run("doctor", env={"STAGE_IMAGE_CLUSTER_ZOOKEEPER": f"127.0.0.1:{free_port()}"})
+        assert "NO  cluster" in away.out
+        assert away.process.returncode == 0, "images can be staged here all the same"
