@@ -60,6 +60,11 @@ class Job:
             started = node.stage(self.url, tasks=tasks, env=env, job=self.name)
             self.tasks.setdefault(node, []).extend(started)
 
+    def start_command(self, node: Node, *words: str) -> None:
+        """Start one task on a node by another command line, to which the URL is added."""
+        task = node.start(*words, self.url, env={"PYTHONPATH": ""}, job=self.name)
+        self.tasks.setdefault(node, []).append(task)
+
     def start_by(self, words: Sequence[str], node: Node) -> None:
         """Start one task on a node by a program that is told, after `words`, an interpreter and the URL."""
         task = node.start(*words, sys.executable, self.url, job=self.name)
