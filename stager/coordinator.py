@@ -37,6 +37,12 @@ UNKNOWN: dict[str, object] = {"unknown": True}
 
 CHANGING = Failure(68, "the image at the origin keeps changing while it is being staged", "try again later")
 
+OUT_OF_REACH = Failure(
+    68,
+    "no node that has the image can be reached, and the origin has another one by now",
+    "check the network of this node",
+)
+
 
 class Coordinator:
     """Answers the members of `staging`, which want the image that `reference` names (as people may see it).
@@ -69,6 +75,7 @@ class Coordinator:
         self.trouble = ""
         self._changes = 0
         self._failures = 0
+        self._lost: dict[str, Failure] = {}
         self._told: set[str] = set()
 
     @property
@@ -179,12 +186,19 @@ class Coordinator:
         if report.generation == self.generation and not other:
             self._adopt(version)
         elif self._settled:
-            return
+            self._lose(member, now)
         elif self._changes == CHANGES:
             self.error = CHANGING
         else:
             self._changes += 1
             self._start_over(max(report.generation, self.generation + other), version, now)
+
+    def _lose(self, member: Member, now: float) -> None:
+        """Give up a member that reaches nobody who has the image, at an origin that has another one by now."""
+        if member.at_origin and not member.complete:
+            self._lost[member.name] = OUT_OF_REACH
+            member.state = "failed"
+            self.roster.leave(member, now)
 
     def _adopt(self, version: Version) -> None:
         self.version = version
@@ -222,8 +236,8 @@ class Coordinator:
 
     def _failed(self, member: Member, error: Failure, now: float) -> None:
         """Decide whom an error concerns: all, if it came from the origin and nobody has the image."""
-        others = any(other is not member and other.feeds for other in self.roster.tree.complete)
-        if not member.was_head or self.error is not None or error.code in LOCAL or (others and self.root is not None):
+        here = self.root is not None and any(True for _ in self.roster.order.feeders())
+        if not member.was_head or self.error is not None or error.code in LOCAL or here:
             return
         if error.code in FATAL:
             self.error = error
@@ -240,6 +254,7 @@ class Coordinator:
         gone = member.name not in self.roster.members
         over = self.error is not None or gone or self.is_over(now)
         above = member.parent
+        error = self.error or self._lost.pop(member.name, None)
         if self.doubts.about(member):
             return self._doubted(member)
         return {
@@ -252,7 +267,7 @@ class Coordinator:
             "interval": member.interval,
             "nodes": self.nodes,
             "ready": self.ready,
-            "error": self.error.shown() if self.error is not None else None,
+            "error": error.shown() if error is not None else None,
             "dismissed": over or self.roster.is_dismissed(member),
             "closed": self.doubts.closed,
             "trouble": self.trouble,

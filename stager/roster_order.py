@@ -85,8 +85,9 @@ class Order:
 
     def settle(self, now: float) -> None:
         """Find a place for everybody who needs one, the furthest first."""
-        if now < self.hold_until:
+        if now < self.hold_until or not (self.tree.needy or self.tree.complete):
             return
+        self._have_led(now)
         for member in sorted(self.tree.needy, key=lambda needy: (needy.leaf, -needy.offset)):
             if member.needy:
                 self._place(member, now)
@@ -123,6 +124,14 @@ class Order:
             self.tree.detach(head)
         self.tree.to_origin(member, now)
         self.settle(now)
+
+    def _have_led(self, now: float) -> None:
+        """Send the furthest of those in need to the origin, if there is nobody whom bytes could come from."""
+        if self.tree.heads or any(True for _ in self.feeders()):
+            return
+        may = [member for member in self.tree.needy if not member.barred and not member.leaf]
+        if may:
+            self.tree.to_origin(max(may, key=lambda member: member.offset), now)
 
     def _have_vouched(self, now: float) -> None:
         """Send a complete member to the origin, if whoever was the head died before it had said what the image is."""
