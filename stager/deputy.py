@@ -194,8 +194,12 @@ def _highest_descriptor() -> int:
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the tidying up of the first
+        signal.signal(number, _ignore)  # a second one must not interrupt the tidying up of the first
     raise Ended
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    return
 
 
 def _error(text: str) -> errors.StageImageError:

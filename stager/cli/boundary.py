@@ -78,9 +78,15 @@ def _report_refusal(error: Exception) -> int:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    # A second one must not interrupt the tidying up of the first. Not SIG_IGN: Python complains on stderr of a signal
+    # that has come already and finds no handler any more (Modules/signalmodule.c, "ignored due to race condition").
     for other in ENDING:
-        signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the tidying up of the first
+        signal.signal(other, _ignore)
     raise Interrupted(number)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    return
 
 
 def _report_bug(error: Exception) -> int:
