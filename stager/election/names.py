@@ -78,7 +78,7 @@ def component(text: str) -> str:
 
     Everything but ASCII letters, digits and `_.-~` is percent-encoded, and so are the dots of `.` and `..`.
     """
-    encoded = quote(text, safe="", errors="surrogateescape")
+    encoded = quote(text, safe="", errors="surrogatepass")
     if encoded.strip(".") == "":
         encoded = encoded.replace(".", "%2E")
     if not 0 < len(encoded) <= MAX_COMPONENT:
@@ -88,7 +88,7 @@ def component(text: str) -> str:
 
 def original(encoded: str) -> str:
     """Return what `component` encoded."""
-    return unquote(encoded, errors="surrogateescape")
+    return unquote(encoded, errors="surrogatepass")
 
 
 def parent(path: str) -> str:
