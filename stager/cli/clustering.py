@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.cli.node import Node
+    from stager.coordinator import Coordinator
     from stager.election.zookeeper import ZooKeeperRendezvous
     from stager.interfaces import Peers, Rendezvous, Teller
     from stager.reference import Reference
@@ -100,7 +101,6 @@ def _is_ours(path: str) -> bool:
 def _sit(
     node: Node, reference: Reference, met: Rendezvous, *, digest: str, log: Callable[[str], None]
 ) -> tuple[Seat, Peers]:
-    from stager.coordinator import Coordinator
     from stager.relay.interface import address
     from stager.relay.peers import RelayPeers
     from stager.relay.secret import Secret
@@ -114,6 +114,8 @@ def _sit(
         return staging_id(config.cluster_name, owner(), reference.key, wanted)
 
     def appoint(staging: str) -> Coordinator:
+        from stager.coordinator import Coordinator
+
         return Coordinator(
             staging,
             reference.shown,

@@ -11,7 +11,7 @@ from stager.download import Download
 from stager.errors import DamagedImage, NoSpace
 from stager.images import recognise
 from stager.retry import RetryPolicy
-from stager.sources import HttpSettings, source_for
+from stager.sources import Deferred, HttpSettings, source_for
 from stager.stage import Policy, Staging
 from stager.store import room
 from stager.store.memory import MirrorFailures
@@ -89,10 +89,9 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
     def on_wait(error: StageImageError, seconds: float) -> None:
         tell.say(f"{error.message}; trying again in {seconds:.0f} s")
 
+    memory = MirrorFailures(f"{node.layout.root}/failures", node.clock)
     return Download(
-        source=source_for(
-            reference, settings, config.mirrors, MirrorFailures(f"{node.layout.root}/failures", node.clock)
-        ),
+        source=Deferred(lambda: source_for(reference, settings, config.mirrors, memory)),
         partial=copy,
         policy=RetryPolicy(deadline=config.deadline),
         clock=node.clock,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stager.errors import InvalidReference
 from stager.reference import parse
-from stager.sources import HttpSettings, source_for
+from stager.sources import Deferred, HttpSettings, source_for
 from stager.sources.mirrors import MirroredSource, RecentFailures
 from tests.support.fake_clock import FakeClock
+from tests.support.scripted_source import ScriptedSource, Version
+from tests.support.source_trees import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,6 +82,27 @@ def test_memory_is_shared() -> None:
 def test_a_file_needs_no_http_library() -> None:
     code = "import sys; from stager.sources import *; from stager.reference import parse; "
     code += "source_for(parse('/x'), HttpSettings()); print(*sys.modules)"
-    root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"requests", "urllib3", "ssl"} & set(run.stdout.split())
+
+
+def test_a_deferred_source_is_made_once_and_late() -> None:
+    made: list[ScriptedSource] = []
+
+    def make() -> ScriptedSource:
+        made.append(ScriptedSource(Version(b"image")))
+        return made[-1]
+
+    source = Deferred(make)
+    assert not made
+    stream = source.open(2)
+    assert stream is not None
+    assert b"".join(stream.chunks()) == b"age"
+    assert (source.name, len(made)) == (made[0].name, 1)
+
+
+def test_what_speaks_http_is_not_imported_before_it_is_asked() -> None:
+    code = "import sys; from stager.sources import *; from stager.reference import parse; "
+    code += "Deferred(lambda: source_for(parse('http://h/x'), HttpSettings())); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"requests", "urllib3", "ssl", "tenacity"} & set(run.stdout.split())
