@@ -1,6 +1,6 @@
 """Many nodes of one cluster, on the test bed: how near they come to what their links allow, and what a fault costs.
 
-`python -m tests.bench.cluster [--quick] [--rounds N] [NAME …]` prints these rows alone.
+`python -m tests.bench.cluster [--quick] [--rounds N] [--slower N] [NAME …]` prints these rows alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench import cluster_run as run
@@ -20,7 +21,7 @@ from tests.bench.cluster_usage import Usage
 from tests.bench.processes import Failed
 from tests.bench.samples import Goal, Sample
 from tests.bench.table import Row, Unmeasured, details, markdown
-from tests.support.tasks import COMMAND, image, until
+from tests.support.tasks import COMMAND, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ LARGE = Size(32, 120, 256 * MIB)
 SMALL_FILE = 32 * MIB
 """For what takes as many times as long as there are nodes: the ratio is the same for all sizes."""
 QUICK = Size(3, 100, 4 * MIB)
+WHOLE, QUICKLY = (FULL, LARGE), (QUICK, QUICK)
 ROUNDS = 3
 
 SHARED = (
@@ -46,14 +48,14 @@ SHARED = (
 def rows(ground: Ground) -> list[Row | Unmeasured]:
     """Measure everything with the installed command line."""
     quick = not ground.scale.installed
-    return measured((ground.cli,), quick=quick, rounds=1 if quick else ROUNDS)
+    return measured((ground.cli,), sizes=QUICKLY if quick else WHOLE, rounds=1 if quick else ROUNDS)
 
 
 def measured(
-    command: tuple[str, ...], *, quick: bool, rounds: int = ROUNDS, only: Sequence[str] = ()
+    command: tuple[str, ...], *, sizes: tuple[Size, Size], rounds: int = ROUNDS, only: Sequence[str] = ()
 ) -> list[Row | Unmeasured]:
     """Measure these rows, all by default."""
-    size, large = (QUICK, QUICK) if quick else (FULL, LARGE)
+    size, large = sizes
     stage = partial(run.staged, command=command)
     plan: dict[str, Callable[[], Row]] = {
         "healthy": lambda: _row(f"image on all of {size}", size, stage, 1.08, rounds),
@@ -76,12 +78,12 @@ def torrent(size: Size) -> Outcome:
     if importlib.util.find_spec("libtorrent") is None:
         raise Failed("libtorrent is not installed")
     with run.cluster_of(size, zookeepers=0) as cluster, Usage(cluster.nodes) as usage:
-        content = image(size.image)
+        content = run.content_of(size.image)
         cluster.origin.put("bench.sqsh", content)
         seconds = _shared(cluster)
         egress = cluster.origin.host.sent / len(content)
         upload = max(node.sent for node in cluster.nodes) / len(content)
-    return Outcome(seconds, seconds, egress, upload, max(usage.cpu()), max(usage.memory()))
+    return Outcome(seconds, seconds, egress, upload, median(usage.cpu()), max(usage.memory()), usage.busy)
 
 
 def _shared(cluster: Cluster) -> float:
@@ -120,8 +122,8 @@ def _note(number: int, outcome: Outcome, size: Size) -> str:
     return (
         f"round {number}: from the origin's first byte {outcome.flowing / size.seconds:.3f}×; "
         f"the origin sent {outcome.egress:.3f}×, the busiest node {outcome.upload:.2f}×; "
-        f"at most {outcome.cpu:.2f} CPU-s ({outcome.cpu / gigabytes:.1f} per GB) "
-        f"and {outcome.memory / MIB:.0f} MiB on a node"
+        f"{outcome.cpu:.2f} CPU-s ({outcome.cpu / gigabytes:.1f} per GB) and at most {outcome.memory / MIB:.0f} MiB "
+        f"on a node; this machine was busy to {outcome.busy:.0%}"
     )
 
 
@@ -142,9 +144,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.cluster", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything tiny, to see that it works; no numbers")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--slower", type=float, default=1, help="divide the rates, on a machine with other work")
     parser.add_argument("name", nargs="*", help="of healthy, large, killed, silent, slow, origin, torrent")
     asked = parser.parse_args(arguments)
-    found = measured(COMMAND, quick=asked.quick, rounds=asked.rounds, only=asked.name)
+    one, large = QUICKLY if asked.quick else WHOLE
+    sizes = replace(one, rate=one.rate / asked.slower), replace(large, rate=large.rate / asked.slower)
+    found = measured(COMMAND, sizes=sizes, rounds=asked.rounds, only=asked.name)
     sys.stdout.write(f"{markdown(found)}\n\n{details(found)}\n")
     return int(any(isinstance(row, Unmeasured) for row in found))
 

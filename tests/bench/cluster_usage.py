@@ -30,11 +30,13 @@ class Usage:
     def __enter__(self) -> Self:
         self._homes = {os.stat(f"/proc/{n.host.pid}/ns/pid").st_ino: n.number for n in self.nodes}
         self._first = {node.host.pid for node in self.nodes}
+        self._before = _ticks()
         self._thread = threading.Thread(target=self._run, name="usage")
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._after = _ticks()
         self._end.set()
         self._thread.join()
 
@@ -45,6 +47,12 @@ class Usage:
     def memory(self) -> list[int]:
         """Return the most that one process of each node held at a time, in bytes (VmHWM)."""
         return [self._memory.get(node.number, 0) for node in self.nodes]
+
+    @property
+    def busy(self) -> float:
+        """The part of the machine's cores that was busy meanwhile, with whatever."""
+        idle, total = (after - before for before, after in zip(self._before, self._after, strict=True))
+        return 1 - idle / total
 
     def _run(self) -> None:
         while not self._end.wait(LOOK_SECONDS):
@@ -66,3 +74,10 @@ class Usage:
         seconds = (int(fields[11]) + int(fields[12])) / _TICKS
         self._cpu.setdefault(number, {})[pid, fields[19]] = seconds
         self._memory[number] = max(self._memory.get(number, 0), peak)
+
+
+def _ticks() -> tuple[int, int]:
+    """Return idle and all ticks of all cores so far: proc_stat(5)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        numbers = [int(word) for word in file.readline().split()[1:9]]
+    return numbers[3] + numbers[4], sum(numbers)
