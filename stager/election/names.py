@@ -63,7 +63,7 @@ class Tree:
         return f"{self.pins}/{bucket}"
 
     def scope(self, scope: str) -> str:
-        return f"{self.bucket(sha256(scope.encode('utf-8', 'surrogateescape')).hexdigest()[:2])}/{component(scope)}"
+        return f"{self.bucket(sha256(component(scope).encode()).hexdigest()[:2])}/{component(scope)}"
 
     def pin(self, scope: str, key: str) -> str:
         return f"{self.scope(scope)}/{component(key)}"
