@@ -45,11 +45,16 @@ class Setting:
     def grains(self) -> int:
         return -(-self.size // self.grain)
 
+    @property
+    def ideal(self) -> float:
+        """Seconds that the bare links need for the image: what all measured times are multiples of."""
+        return self.size / (self.rate * MTU_1500)
 
-def setting(nodes: int, mbit: float, *, size: int = 256 << 20, grain: int = CHUNK) -> Setting:
+
+def setting(nodes: int, mbit: float, *, size: int = 256 << 20, chunk: int = CHUNK) -> Setting:
     """Return the setting of a measurement with links of `mbit` Mbit/s, where a hop was one chunk's time."""
     rate = mbit * 1e6 / 8 / MTU_1500
-    return Setting(nodes=nodes, size=size, rate=rate, hop=CHUNK / rate, grain=grain)
+    return Setting(nodes=nodes, size=size, rate=rate, hop=chunk / rate, grain=2 << 20)
 
 
 @dataclass(eq=False)
@@ -94,6 +99,7 @@ class Model:
         self.uploaded: dict[str, int] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+        self._awaited: set[Node] = set()
 
     def node(self, number: int) -> Node:
         return self.nodes[f"n{number:04}"]
@@ -103,22 +109,22 @@ class Model:
         self._count += 1
         heappush(self._events, (when, self._count, what))
 
-    def run(self, joins: Sequence[float] = ()) -> float:
-        """Let all nodes join (at 0 if not said otherwise); return when the last node alive that can has the image."""
+    def run(self, joins: Sequence[float] = (), *, but: Sequence[int] = ()) -> float:
+        """Let all nodes join (at 0 if not said otherwise); return when the last one has the image.
+
+        Those that die, and `but`, are not waited for.
+        """
         for number, node in enumerate(self.nodes.values()):
             self.at(joins[number] if joins else 0.0, lambda node=node: self._join(node))  # type: ignore[misc]
         self.at(0.05, self._tick)
-        while self._events and self.now < self.setting.limit and not self.over:
+        self._awaited = {node for node in self.nodes.values() if node.order not in but}
+        while self._events and self.now < self.setting.limit and self._awaited:
             self.now, _, what = heappop(self._events)
             what()
-        return self.last()
-
-    @property
-    def over(self) -> bool:
-        return all(node.finished is not None or not node.alive or node.mute for node in self.nodes.values())
+        return self.last(*but)
 
     def last(self, *but: int) -> float:
-        """Return when the last node had the image, apart from those that died and from `but`."""
+        """Return when the last node had the image, apart from the dead and `but`; infinite if never."""
         counted = [n for n in self.nodes.values() if n.alive and not n.mute and n.order not in but]
         return max(n.finished if n.finished is not None else float("inf") for n in counted)
 
@@ -128,6 +134,7 @@ class Model:
         """SIGKILL: connections break at once, later ones are refused."""
         victim = self.node(number)
         victim.alive = False
+        self._awaited.discard(victim)
         self._give_up(victim)
         for child in list(victim.pulling.values()):
             self._lose(child, "reset")
@@ -136,6 +143,7 @@ class Model:
         """Take the cable away: silence both ways, and nobody is told."""
         victim = self.node(number)
         victim.mute = True
+        self._awaited.discard(victim)
         self._give_up(victim)
         for child in victim.pulling.values():
             child.flight += 1
@@ -260,7 +268,8 @@ class Model:
 
     def _rate(self, node: Node, source: Node) -> float:
         """Return the node's share of its upstream's uplink, which each one uses as far as it can."""
-        left, takers = source.up, sorted((n for n in source.pulling.values() if n.busy), key=lambda n: n.down)
+        left, busy = source.up, [n for n in source.pulling.values() if n.busy or n.grains < source.grains]
+        takers = sorted(busy, key=lambda taker: taker.down)
         for waiting, taker in zip(range(len(takers), 0, -1), takers, strict=True):
             share = min(taker.down, left / waiting)
             if taker is node:
@@ -278,6 +287,7 @@ class Model:
         if node.grains == self.setting.grains:
             self._give_up(node)
             node.finished = self.now
+            self._awaited.discard(node)
             self._report(node)
         else:
             self._next(node)
