@@ -60,6 +60,7 @@ def test_members_take_over_what_is_right(holding: Holding) -> None:
     assert holding.accept(said[RECORD:], seen[1:], len(content) - CHUNK) == 3
     assert holding.complete
     assert os.pread(holding.records, 999, 0) == said
+    assert holding.root() == sha256(b"".join(seen)).hexdigest()
 
 
 @pytest.mark.parametrize("wrong", range(3))
