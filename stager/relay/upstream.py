@@ -171,8 +171,6 @@ class Upstream:
                 break
             if not self._accept([sha256(view[:length]).digest()], length):
                 break
-        if not self._stopped:
-            holding.own = 0
 
     def _own(self) -> int:
         """Return the length of the next chunk if all of it is there from before, or 0."""

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from stager.relay import server as server_module
 from stager.relay.secret import Secret
-from stager.relay.wire import CHUNK, content_range
+from stager.relay.wire import CHUNK, answer_head, content_range
 from tests.support.effort import effort
 from tests.support.relay_scene import (
     GENERATION,
@@ -218,6 +219,28 @@ def test_a_parent_that_has_the_image_no_longer(scene: Scene, monkeypatch: pytest
     assert ended(upstream).lost == "reset"
 
 
+@pytest.mark.parametrize("size", [3 * CHUNK, None])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_parent_that_breaks_off_inside_a_chunk(scene: Scene, size: int | None, wrong: bool) -> None:
+    """What is short cannot be told from what is wrong, so it is only lost, and the parent not to blame."""
+    content, child = image(3), scene.node()
+    sent = bytearray(content[: CHUNK + 99])
+    sent[-1] ^= wrong
+    shas = [sha256(content[at : at + CHUNK]).digest() for at in range(0, len(content), CHUNK)]
+    records = b"".join(scene.secret.record(STAGING, GENERATION, index, sha) for index, sha in enumerate(shas))
+
+    def answer(request: bytes) -> bytes:
+        said, length = (sent, size) if b"/image " in request else (records, len(records))
+        fields = {"Content-Range": content_range(0, length, length)}
+        return answer_head(206, fields | ({"Content-Length": str(length)} if length else {})) + said
+
+    with stranger(answer) as address:
+        upstream = scene.upstream(address, child)
+        upstream.start()
+        assert ended(upstream).lost == "reset"
+    assert child.content() == content[:CHUNK]
+
+
 @pytest.mark.parametrize("full", [False, True], ids=["mute", "black hole"])
 def test_a_silent_parent_is_heard_to_be_silent(scene: Scene, full: bool) -> None:
     with silent_listener(full=full) as address:
@@ -357,6 +380,14 @@ def test_what_is_there_from_before_and_wrong_is_fetched(scene: Scene) -> None:
     assert parent.server.sent == 3 * CHUNK
 
 
+def test_more_own_bytes_than_the_image_has(scene: Scene) -> None:
+    child = scene.node(own=image(3))
+    child.written = 2 * CHUNK
+    child.vouch()
+    assert ended(fed(scene, scene.full(image(3)[: 2 * CHUNK]), child)).lost == ""
+    assert child.holding.complete
+
+
 def test_own_bytes_are_checked_as_the_records_come(scene: Scene) -> None:
     """The parent may itself not be that far: its image is not waited for, only its word."""
     content = image(4)
@@ -401,8 +432,8 @@ def test_a_stranger_cannot_say_how_long_the_image_is(scene: Scene) -> None:
 
 
 @contextmanager
-def stranger(answer: bytes) -> Iterator[str]:
-    """Yield the address of one who answers the same to everybody, whatever they ask."""
+def stranger(answer: bytes | Callable[[bytes], bytes]) -> Iterator[str]:
+    """Yield the address of one who answers the same to everybody, or what a request makes it say."""
     over = threading.Event()
 
     def serve() -> None:
@@ -411,8 +442,8 @@ def stranger(answer: bytes) -> Iterator[str]:
             with sock:
                 if over.is_set():
                     return
-                sock.recv(65536)
-                sock.sendall(answer)
+                asked = sock.recv(65536)
+                sock.sendall(answer if isinstance(answer, bytes) else answer(asked))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
