@@ -8,7 +8,6 @@ below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment. Not i
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -262,8 +261,12 @@ def _from_file(path: str, *, own: bool, must_exist: bool) -> Iterator[tuple[str,
     content = settings_file.read(path, own=own)
     if content is None and must_exist:
         raise ConfigError(f"{path}, named by {SITE_VARIABLE}, is not there")
+    if not content:
+        return
+    import tomllib  # 3 ms of CPU, and most nodes have no file
+
     try:
-        table = tomllib.loads((content or b"").decode())
+        table = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from error
     for name, raw in table.items():

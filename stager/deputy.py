@@ -9,6 +9,7 @@ task knows of settings, job and store would have to be told to it.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
@@ -147,6 +148,7 @@ def begin(work: Callable[[Principal], None], tell: Teller) -> Deputy:
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
+    gc.freeze()  # what is here stays, and a search for cycles would write to every page of it that is shared
     pid = os.fork()
     if not pid:
         _become_deputy(theirs, work)
