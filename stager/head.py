@@ -72,6 +72,8 @@ class Head(threading.Thread):
             self._load.wake.set()
 
     def _waits(self, error: StageImageError, seconds: float) -> None:
+        if self._stopped:
+            return  # it is we who ended the stream
         self._trouble = (f"{error.message}; the node that asks tries again", self._task.copy.held)
         if self._told_by is not None:
             self._told_by(error, seconds)

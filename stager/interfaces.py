@@ -211,6 +211,9 @@ class Holding(Protocol):
     def size(self, size: int) -> None:
         """Say how long it is."""
 
+    own: int
+    """Bytes at the file's start that are there, verified or not: fetched again only where they turn out to be bad."""
+
     @property
     def verified(self) -> int:
         """Bytes verified from the start on."""

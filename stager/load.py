@@ -234,8 +234,7 @@ class Load:
         if kind == "origin":
             self._lead(generation)
         elif kind == "node" and self._origin is not None and not self._origin.has_all:
-            self._origin.stop()  # another one is the head now
-            self._origin = None
+            self._be_no_head_any_more()
         if self._origin is not None and generation != self._generation:
             self.label(generation)
             self.hash_own()
@@ -248,14 +247,26 @@ class Load:
         elif kind == "wait":
             self._stop_pulling()
 
+    def _be_no_head_any_more(self) -> None:
+        """Another node asks the origin now. What came from there and is not vouched for yet, its records will be."""
+        if self._origin is not None:
+            self._origin.stop()
+            self._origin = None
+            self._upstream_name = None
+        if self._hashing is not None:
+            self._hashing.stop()
+            self._hashing = None
+        if self._holding is not None and self.task.copy.segments:
+            self.task.copy.keep_beginning()
+            self._holding.own = self.task.copy.position
+
     def _part_from_failed_head(self) -> None:
         """Once the coordinator knows why our download failed: another node may try, unless the reason is ours."""
         origin = self._origin
         if origin is not None and origin.told and origin.error is not None:
             if not isinstance(origin.error, OriginUnavailable):
                 raise origin.error
-            self._origin = None
-            self._upstream_name = None
+            self._be_no_head_any_more()
 
     def _prepare(self, generation: int, version: Message) -> None:
         """Make the copy one of this version, keeping what it holds of it."""
