@@ -52,7 +52,7 @@ class Job:
         self.url = url
         self.name = name
         self.tasks: dict[Node, list[Process]] = {}
-        self._began = time.monotonic()
+        self.began = time.monotonic()
 
     def start(self, *nodes: Node, tasks: int = 1, env: Mapping[str, str] = NOTHING) -> None:
         """Start so many tasks on each of these nodes, all by default."""
@@ -109,8 +109,8 @@ class Job:
         nodes = [node for node in self.tasks if node not in but]
         bound = len(self.content) / (self.cluster.rate * MBIT) + patience
         tasks = [task for node in nodes for task in self.tasks[node]]
-        wait_for(tasks, max(0.0, bound - (time.monotonic() - self._began)))
-        seconds = time.monotonic() - self._began
+        wait_for(tasks, max(0.0, bound - (time.monotonic() - self.began)))
+        seconds = time.monotonic() - self.began
         all_end(tasks)
         for node in nodes:
             assert {task.answer for task in self.tasks[node]} == {str(published(node.store, self.content))}
