@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.bench.cluster_usage import Usage
 from tests.support.cluster.bed import Cluster
 from tests.support.tasks import ROOT, all_end, image, until
 
@@ -181,6 +182,68 @@ def test_a_program_s_end_has_its_code_and_its_number_is_its_own(cluster: Cluster
     until(lambda: list(node.host.commands().values()) == ["sleep 1000"], "the first orphan to be buried")
 
 
+def test_who_is_connected_to_whom_is_seen(cluster: Cluster) -> None:
+    one, other = cluster.nodes
+    listener, _ = _connected(cluster)
+    assert one.host.listening() == [4711]
+    assert [address for address, _ in one.host.peers()[4711]] == [other.address]
+    assert list(other.host.peers().values()) == [[(one.address, 4711)]]
+    listener.kill()
+    url = cluster.origin.put("file", os.urandom(SIZE))
+    curl = other.start("curl", "-sfo", "file", url)
+    until(lambda: cluster.origin.clients == {other.address}, "curl to connect")
+    assert curl.done() == 0
+    until(lambda: cluster.origin.clients == set(), "curl to leave")
+
+
+def test_what_processes_use_is_seen(cluster: Cluster) -> None:
+    one, _ = cluster.nodes
+    with Usage(cluster.nodes) as usage:
+        burn = "import time\nx = b'x' * (50 << 20)\nwhile time.process_time() < 1: pass"
+        busy = one.python(f"{burn}\nprint('burnt', flush=True)\ntime.sleep(100)")
+        until(lambda: "burnt" in busy.out, "a second of CPU")
+        until(lambda: usage.cpu()[0] > 0.9, "it to be noticed")
+        busy.kill()
+    assert usage.cpu()[0] == pytest.approx(1, abs=0.3)
+    assert usage.memory()[0] > 50 << 20
+    assert (usage.cpu()[1], usage.memory()[1]) == (0, 0)
+    assert 0 < usage.busy <= 1
+
+
+MODULE = """\
+import pytest
+from tests.support.cluster.scenarios import Scenarios
+scenarios = Scenarios()
+outcomes = scenarios.fixture()
+@scenarios
+def good(folder): (folder.parent / "tried-good").touch()
+def value(number, folder):
+    (folder.parent / f"tried-{number}").touch()
+    assert number < 2
+for number in (1, 2): scenarios.add(value, number)
+@pytest.mark.parametrize("scenario", scenarios.names)
+def test_all(scenario, outcomes): outcomes[scenario].result()
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "tried", "code"),
+    [("", ["tried-1", "tried-2", "tried-good"], 1), ("good or value-1", ["tried-1", "tried-good"], 0)],
+)
+def test_of_scenarios_those_are_tried_that_are_asked_for(
+    tmp_path: Path, chosen: str, tried: list[str], code: int
+) -> None:
+    (tmp_path / "test_it.py").write_text(MODULE)
+    base = tmp_path / "base"
+    options = ("-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={tmp_path}", f"--basetemp={base}", "-k", chosen)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", *options, str(tmp_path / "test_it.py")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == code, done.stdout
+    assert sorted(path.name for path in base.iterdir() if path.name.startswith("tried")) == tried
+    assert ("1 failed, 2 passed" in done.stdout) is (code == 1)
+
+
 @pytest.mark.needs("zookeeper")
 def test_an_ensemble_of_three_survives_one(tmp_path: Path) -> None:
     with Cluster(tmp_path, nodes=1, zookeepers=3) as cluster:
@@ -222,6 +285,7 @@ def test_what_is_left_in_zookeeper_is_found(tmp_path: Path) -> None:
 OWNER = """\
 import sys, time
 from pathlib import Path
+from tests.bench.cluster_usage import Usage
 from tests.support.cluster.bed import Cluster
 with Cluster(Path(sys.argv[1]), nodes=3, zookeepers=0) as cluster:
     daemon = cluster.nodes[1].start("sh", "-c", "setsid sleep 1000 & exec sleep 1000")

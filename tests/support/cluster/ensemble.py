@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.support.tasks import until
+from tests.support.zookeeper import JARS, fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 PORT = 2181
 
-_JARS = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
+_JARS = f"{JARS}/zookeeper.jar:{JARS}/slf4j-simple.jar"
 # A small, quickly started server; nothing of what it knows outlives the host, so it needs no fsync.
 _JAVA = ("-Xms32m", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xshare:auto")
 _MAIN = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", _JARS)
@@ -85,8 +86,7 @@ class Ensemble:
 
     def mode(self, number: int) -> str:
         """Return what a server says it is: standalone, leader, follower; empty while it does not serve."""
-        words = (line.partition(": ") for line in self._ask(number, b"srvr").splitlines())
-        return next((value for name, _, value in words if name == "Mode"), "")
+        return fields(self._ask(number, b"srvr"), ": ").get("Mode", "")
 
     def leader(self) -> int:
         """Return the number of the server that leads the others."""
@@ -94,8 +94,7 @@ class Ensemble:
 
     def mntr(self, number: int = 0) -> dict[str, str]:
         """Return a server's counters."""
-        pairs = (line.partition("\t") for line in self._ask(number, b"mntr").splitlines())
-        return {name: value for name, _, value in pairs}
+        return fields(self._ask(number, b"mntr"), "\t")
 
     def paths(self, top: str = "/stage-image") -> dict[str, bytes]:
         """Return all nodes of the tree from `top` on, with what they hold."""
