@@ -288,11 +288,9 @@ class Server:
             self._ready.append(connection)
         elif stream is not None and not stream.over:
             self._waiting.setdefault(stream.holding, set()).add(connection)
-        elif connection.closing:
-            connection.linger()
         else:
-            connection.listen_again()
-            self._ready.append(connection)  # it may have sent the next request already, which no edge will tell
+            connection.linger() if connection.closing else connection.listen_again()
+            self._ready.append(connection)  # it may have sent more already, which no edge will tell
 
     def _serve(self, holding: Holding) -> None:
         for connection in self._waiting.pop(holding, ()):
