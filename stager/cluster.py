@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import random
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager.deputy import Ended
 from stager.errors import ClusterUnavailable, PinLost, TooFewNodes
 from stager.load import Load, Task
 from stager.member import Member
+from stager.plain import dataclass, field
 from stager.reference import Digest
 from stager.store import images, memory
 
