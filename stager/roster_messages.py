@@ -27,6 +27,8 @@ LOSSES = ("reset", "refused", "corrupt", "ended", "moved")
 ORIGIN = "origin"
 
 MAX_TEXT = 4096
+MAX_BODY = 1 << 16
+"""Characters that a whole message has at most."""
 MAX_NAME = 255
 MAX_COUNT = 1 << 32
 MAX_SECONDS = 1e12
@@ -273,6 +275,6 @@ def _failure(value: object) -> Failure | None:
     said = _object(value, "error")
     return Failure(
         code=_integer(said, "code", 1, 255),
-        message=_text(said, "message", MAX_TEXT),
-        hint=_text(said, "hint", MAX_TEXT),
+        message=_text(said, "message", MAX_BODY)[:MAX_TEXT],
+        hint=_text(said, "hint", MAX_BODY)[:MAX_TEXT],
     )

@@ -206,7 +206,7 @@ class Order:
             feeder := self._end(member, now) or self._spare(member, now) or self._spare(member, now, AGAIN)
         ) is not None:
             self._attach(member, feeder, now)
-        elif self.tree.heads and not member.barred and self._struck_out(member, now):
+        elif self._may_relieve(member) and self._struck_out(member, now):
             self.promote(member, now)
 
     def _attach(self, member: Member, feeder: Member, now: float) -> None:
@@ -215,6 +215,11 @@ class Order:
         if leaves and not member.leaf and len(feeder.children) > self.tree.fan:
             self.tree.detach(leaves[-1])
         self.tree.attach(member, feeder, now)
+
+    def _may_relieve(self, member: Member) -> bool:
+        """Whether the head's place may go to a member that reaches nobody: not if the head's lead would be lost."""
+        heads = self.tree.heads
+        return bool(heads) and not member.barred and member.offset + self.margin() >= max(h.offset for h in heads)
 
     def _leads(self, member: Member) -> bool:
         heads = self.tree.heads

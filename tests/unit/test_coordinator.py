@@ -74,6 +74,13 @@ class TestPlaces:
         staging.join("n1", generation=1, version=VERSION, offset=8192, upstream="origin")
         assert staging.report("n2", 4096)["upstream"]["node"] == "n1"
 
+    def test_who_is_said_to_send_damage_is_told(self, staging: Staging) -> None:
+        staging.join("n0")
+        staging.join("n1")
+        staging.report("n0", 4096, version=VERSION)
+        staging.report("n1", lost="corrupt")
+        assert [staging.report(name)["doubted"] for name in ("n0", "n1")] == [True, False]
+
 
 class TestVersions:
     def test_all_start_over_when_the_origin_has_another_one(self, staging: Staging) -> None:
@@ -103,6 +110,21 @@ class TestVersions:
         staging.join("n1")
         staging.report("n0", 4096, version=VERSION)
         assert staging.report("n1", version=OTHER)["version"] == VERSION
+
+    def test_one_that_reaches_nobody_does_not_get_another_version(self, staging: Staging) -> None:
+        staging.join("n0")
+        staging.finish("n0")
+        staging.join("n1")
+        for _ in range(2):
+            staging.report("n1", lost="refused")
+            staging.report("n1", lost="refused")
+            for _ in range(12):
+                staging.now += 0.2
+                staging.report("n0", SIZE, state="done")
+                staging.report("n1")
+        assert staging.report("n1")["upstream"]["kind"] == "origin"
+        assert staging.report("n1", version=OTHER)["error"]["code"] == 68
+        assert staging.report("n0", SIZE, state="done")["error"] is None
 
     def test_an_image_that_never_stays_the_same_is_an_error(self, staging: Staging) -> None:
         staging.join("n0")
@@ -305,7 +327,7 @@ class TestNonsense:
             {"root": 5},
             {"error": "bad"},
             {"error": {"code": 0, "message": "", "hint": ""}},
-            {"error": {"code": 68, "message": "x" * 5000, "hint": ""}},
+            {"error": {"code": 68, "message": 5, "hint": ""}},
             {"upstream": 5},
         ],
     )
@@ -313,6 +335,11 @@ class TestNonsense:
         staging.join("n0")
         assert staging.report("n0", **bad) == UNKNOWN
         assert staging.report("n0")["unknown"] is False
+
+    def test_a_long_error_is_cut(self, staging: Staging) -> None:
+        staging.join("n0")
+        answer = staging.report("n0", error={"code": 66, "message": "x" * 5000, "hint": ""})
+        assert answer["error"]["message"] == "x" * 4096
 
     def test_a_place_that_no_cluster_has_changes_nothing(self, staging: Staging) -> None:
         staging.join("n0", order=1 << 31)

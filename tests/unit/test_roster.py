@@ -119,6 +119,21 @@ class TestComing:
         assert other.at_origin
         assert head.parent is other
 
+    def test_a_later_report_is_no_lead(self, scene: Scene) -> None:
+        head, other = scene.join(0), scene.join(1)
+        scene.now += 2.0
+        scene.report(other, SIZE // 2)
+        before = head.at_origin
+        scene.report(head, SIZE // 2)
+        assert (before, head.at_origin) == (True, True)
+
+    def test_a_lead_that_the_heads_report_confirms_is_one(self, scene: Scene) -> None:
+        head, other = scene.join(0), scene.join(1)
+        scene.now += 2.0
+        scene.report(other, SIZE // 2)
+        scene.report(head, SIZE // 8)
+        assert (head.at_origin, other.at_origin) == (False, True)
+
     def test_who_brings_the_whole_image_ends_the_download(self, scene: Scene) -> None:
         head, other = scene.join(0), scene.join(1)
         scene.finish(other)
@@ -147,6 +162,12 @@ class TestGoing:
         assert "n2" in scene.roster.members
         scene.flow(0.6, silent=("n2",))
         assert scene.chain() == ["n0", "n1", "n3"]
+
+    def test_the_coordinators_own_member_is_as_alive_as_the_coordinator(self) -> None:
+        scene = Scene(own="n2")
+        scene.grown(4)
+        scene.flow(3.0, silent=("n2",))
+        assert scene.chain() == ["n0", "n1", "n2", "n3"]
 
     def test_nobody_dies_because_the_coordinator_slept(self, scene: Scene) -> None:
         scene.grown(4)
@@ -254,6 +275,15 @@ class TestLinks:
             scene.flow(2.2)
         assert second.at_origin
 
+    def test_a_head_far_ahead_stays_though_somebody_reaches_nobody(self, scene: Scene) -> None:
+        first, second = scene.grown(2)
+        scene.report(first, SIZE // 2)
+        for _ in range(4):
+            scene.report(second, lost="refused", upstream=second.upstream)
+            scene.flow(2.2, rates={"n0": 0.0, "n1": 0.0})
+        assert first.at_origin
+        assert not second.at_origin
+
 
 class TestRates:
     def test_a_slow_one_waits_at_the_end(self, scene: Scene) -> None:
@@ -282,6 +312,30 @@ class TestRates:
             scene.flow(0.2, rates=below)
         assert members[2].mute
         assert [m.name for m in members if m.slow and m.parent is members[2]] == []
+
+    def test_a_rack_that_is_slow_costs_its_neighbours_nothing_for_long(self, scene: Scene) -> None:
+        rack = [f"n{number}" for number in (3, 4, 5, 6)]
+        members = scene.grown(12, offset=CHUNK * 16)
+        scene.flow(9.0, rates=dict.fromkeys(rack, RATE / 10))
+        assert [m.name for m in members if m.mute] == []
+        assert sorted(m.name for m in members if m.slow) == rack
+        assert len(scene.chain()) == 8
+
+    def test_each_that_is_set_aside_has_one_that_stays_for_it(self, scene: Scene) -> None:
+        members = scene.grown(12)
+        scene.flow(5.0, rates=dict.fromkeys(("n3", "n4", "n5", "n6"), RATE / 10))
+        scene.finish(*[m for m in members if not m.slow])
+        kept = [m for m in members if not m.slow and not scene.roster.is_dismissed(m)]
+        assert len(kept) >= 2 + sum(m.slow for m in members)
+
+    def test_a_new_one_takes_the_end_of_the_chain_from_leaves(self, scene: Scene) -> None:
+        members = scene.grown(12, offset=CHUNK * 16)
+        scene.flow(6.0, rates=dict.fromkeys(("n3", "n8"), RATE / 10))
+        end = scene.roster.members[scene.chain()[-1]]
+        assert [m.name for m in members if m.slow and m.parent is end] == ["n3", "n8"]
+        new = scene.join(20)
+        assert new.parent is end
+        assert len(end.children) == 2
 
     def test_a_lagging_one_goes_behind_faster_ones_but_feeds(self, scene: Scene) -> None:
         scene.grown(5, offset=SIZE // 16)
