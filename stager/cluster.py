@@ -8,36 +8,30 @@ Without ZooKeeper, and by policy, the node goes on alone, with one warning.
 from __future__ import annotations
 
 import os
-import random
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from stager.deputy import Ended
-from stager.errors import ClusterUnavailable, PinLost, TooFewNodes
-from stager.load import Load, Task
+from stager.errors import ClusterUnavailable, TooFewNodes
+from stager.load import Load
 from stager.member import Member
+from stager.offering import Offering
 from stager.plain import dataclass, field
 from stager.reference import Digest
-from stager.store import images, memory
+from stager.store import copies, files, images, memory, repair
+from stager.store.partial import Partial
+from stager.together import Fetching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
     from stager.download import Download
-    from stager.interfaces import ImageInfo, Message, Peers, Rendezvous, Teller, Validators
+    from stager.interfaces import ImageInfo, Message, Peers, Rendezvous, Teller
     from stager.known import Known
-    from stager.retry import RetryPolicy
+    from stager.load import Task
     from stager.seat import Seat
     from stager.shared import SharedStore
     from stager.store.images import StagedImage
-    from stager.store.partial import Partial
-
-JITTER_SECONDS = 3.0
-"""Nodes that go on alone begin within so many seconds of each other, so that their origin survives them."""
-
-UNWANTED_SECONDS = 5.0
-"""For which a staging goes on that nobody waits for any more: a task that takes over needs a moment to come."""
 
 GOODBYE_SECONDS = 3.0
 """For members to come once more and hear that nobody needs them; they come several times a second."""
@@ -87,9 +81,11 @@ class ClusterStaging:
     shared: SharedStore | None = None
     wanted: Callable[[], bool] = lambda: True
     _rendezvous: Rendezvous | None = None
-    _member: Member | None = None
+    member: Member | None = None
     _seat: Seat | None = None
     _peers: Peers | None = None
+    _version: Message | None = None
+    _verified: bool = False
     _agreed: dict[str, Digest] = field(default_factory=dict)
 
     def prepare(self, known: Known) -> None:
@@ -133,11 +129,11 @@ class ClusterStaging:
         """Return what makes downloads that come from the cluster; `held` gives the image that was current last time."""
         return lambda copy: Fetching(self, copy, fetch, known, recognise, held)
 
-    def await_nodes(self, patience: float) -> None:
+    def await_nodes(self, known: Known, image: StagedImage, patience: float) -> None:
         """Wait until as many nodes have the image as were asked for. Raises TooFewNodes."""
-        member = self._member
-        if member is None:
+        if self.terms.min_nodes <= 1 or self.has_enough(known):
             return
+        member = self.member or self._attend(known, image)
         member.awaits_others = True
         member.state = "done"
         best, since = -1, self.clock.now()
@@ -148,23 +144,42 @@ class ClusterStaging:
                 raise TooFewNodes(f"{best} of {member.nodes} nodes have the image; {self.terms.min_nodes} are wanted")
             self.clock.sleep(0.1)
         member.awaits_others = False
+        files.write_text(self._enough(known), f"{member.ready}\n", 0o600)
 
-    def linger(self, known: Known) -> None:
+    def has_enough(self, known: Known) -> bool:
+        """Whether it is known that as many of the job's nodes have the image as are asked for."""
+        return files.whole_number((files.read_text(self._enough(known)) or "").strip()) >= self.terms.min_nodes
+
+    def _enough(self, known: Known) -> str:
+        return f"{known.layout.pin(known.scope, known.key)}.nodes"
+
+    def _attend(self, known: Known, image: StagedImage) -> Member:
+        """Tell the others that the image is here already."""
+        if self._rendezvous is None:
+            raise TooFewNodes(f"ZooKeeper cannot be asked who has the image; {self.terms.min_nodes} nodes are wanted")
+        copy = Partial(copies.own_folder(known.layout.partials(known.key)))
+        fetching = Fetching(self, copy, _nothing, known, _nothing, lambda: image)
+        member = self.join(fetching.task(None, image), here=image)
+        member.outcome(self.terms.patience)
+        return member
+
+    def linger(self, known: Known, recognise: Callable[[int, int], ImageInfo]) -> None:
         """Serve the others for as long as they need it, and go."""
-        member = self._member
+        member = self.member
         if member is not None:
             member.state = "done"
             self._make_known(known)
             until = self.clock.now() + self.terms.lifetime
             while member.active and not self._is_over() and self.clock.now() < until:
                 self.clock.sleep(0.2)
-            self._dismiss_others()
+                self._look_after(member, known, recognise)
+            self.dismiss_others()
         self.close()
 
     def close(self) -> None:
         """Leave: the others get their bytes elsewhere."""
-        if self._member is not None:
-            self._member.stop()
+        if self.member is not None:
+            self.member.stop()
         if self._seat is not None:
             with suppress(ClusterUnavailable):
                 self._seat.leave()
@@ -178,12 +193,18 @@ class ClusterStaging:
         """Whether this node is on its own."""
         return self._rendezvous is None
 
-    def join(self, task: Task, expected: Digest | None) -> Member:
-        """Take part with the bytes of `task`; `expected`: the only digest that will do, if there is one."""
+    @property
+    def version(self) -> Message | None:
+        """Of which version the image is, as other nodes have said in this call."""
+        return self._version or (self.member.load.version if self.member is not None else None)
+
+    def join(self, task: Task, here: StagedImage | None = None) -> Member:
+        """Take part with the bytes of `task`; `here`: the image, if this node only has to say that it has it."""
         if self._rendezvous is None:
             raise ClusterUnavailable("there is no session with ZooKeeper")
-        self._seat, self._peers = self.sit(self._rendezvous, expected.hex if expected else "")
-        load = Load(task, self._peers, sealed=self.terms.sealed)
+        wanted = here.digest if here is not None else task.expects
+        self._seat, self._peers = self.sit(self._rendezvous, wanted.hex if wanted else "")
+        load = Load(task, Offering(self._peers, self.terms.sealed), image=here, complete=here is not None)
         who = {**self.who, "node": member_name()}
         terms = self.terms
         member = Member(
@@ -195,14 +216,15 @@ class ClusterStaging:
             patience=terms.patience,
             stall=terms.stall,
         )
-        self._member = member
+        self.member = member
         member.start()
         return member
 
     def leave(self, error: ClusterUnavailable) -> None:
         """Go on without the others, if that is allowed; raises `error` if not."""
+        self._version = self.version
         self.close()
-        self._member = self._seat = self._peers = self._rendezvous = None
+        self.member = self._seat = self._peers = self._rendezvous = None
         self._go_on_alone(error)
 
     def _go_on_alone(self, error: ClusterUnavailable) -> None:
@@ -227,11 +249,20 @@ class ClusterStaging:
     def _is_over(self) -> bool:
         return self._seat is not None and self._seat.over
 
-    def _dismiss_others(self) -> None:
-        """Let those who are asked to go hear of it: they would look for another coordinator."""
+    def dismiss_others(self, *, failed: bool = False) -> None:
+        """Let those who are to go, or to fail as we did, hear of it: they would look for another coordinator."""
         until = self.clock.now() + GOODBYE_SECONDS
         while self._seat is not None and not self._seat.deserted and self.clock.now() < until:
+            if failed and self._seat.over:
+                break
             self.clock.sleep(0.05)
+
+    def _look_after(self, member: Member, known: Known, recognise: Callable[[int, int], ImageInfo]) -> None:
+        """Verify the image once another node got bytes from here that were not what they had been."""
+        final = member.load.final
+        if member.doubted and final is not None and not self._verified:
+            self._verified = True
+            repair.verify(known.layout, Digest(f"sha256:{final[0]}"), recognise)
 
     def _make_known(self, known: Known) -> None:
         layout = known.layout
@@ -244,63 +275,5 @@ class ClusterStaging:
                     self._rendezvous.sweep()
 
 
-@dataclass(slots=True)
-class Fetching:
-    """One image on its way, from wherever the cluster has it; stands for a Download."""
-
-    cluster: ClusterStaging
-    copy: Partial
-    fetch: Callable[[Partial], Download]
-    known: Known
-    recognise: Callable[[int, int], ImageInfo]
-    held: Callable[[], StagedImage | None]
-    policy: RetryPolicy | None = None
-    image: StagedImage | None = None
-    version: Validators | None = None
-
-    def run(self, unless: Validators | None = None) -> bool:
-        """As Download.run."""
-        if not self.cluster.alone:
-            try:
-                return self._together(unless)
-            except ClusterUnavailable as error:
-                self.cluster.leave(error)
-        return self._alone(unless)
-
-    def _together(self, unless: Validators | None) -> bool:
-        task = Task(
-            copy=self.copy,
-            download=self._download,
-            recognise=self.recognise,
-            settle=lambda digest: self.cluster.agree(self.known, digest),
-            lookup=self.known.lookup,
-            unless=unless,
-            held=self.held() if unless is not None else None,
-            pin=self.known.reference.digest,
-            expects=self.known.expected(),
-            shared=self.cluster.shared,
-            offline=self.cluster.terms.offline,
-        )
-        member = self.cluster.join(task, self.known.expected())
-        unwanted = self.cluster.clock.now()
-        while not member.outcome(0.5):
-            if self.cluster.wanted() or member.feeds_others:
-                unwanted = self.cluster.clock.now()
-            elif self.cluster.clock.now() - unwanted > UNWANTED_SECONDS:
-                raise Ended
-        self.image, self.version = member.image, member.version
-        return self.image is None
-
-    def _download(self, copy: Partial) -> Download:
-        download = self.fetch(copy)
-        if self.policy is not None:
-            download.policy = self.policy
-        return download
-
-    def _alone(self, unless: Validators | None) -> bool:
-        self.cluster.clock.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
-        before = self.copy.validators if self.copy.held else None
-        changed = self._download(self.copy).run(unless=None if before else unless)
-        if before and self.copy.validators != before:
-            raise PinLost("the image changed at the origin after other nodes of the job had begun with the old one")
-        return changed
+def _nothing(*_: object) -> NoReturn:
+    raise ClusterUnavailable("the image is here, and nothing is fetched")

@@ -271,7 +271,6 @@ class Coordinator:
             "ready": self.ready,
             "error": error.shown() if error is not None else None,
             "dismissed": over or self.roster.is_dismissed(member),
-            "doubted": member.corrupt,
             "closed": self.doubts.closed,
             "trouble": self.trouble,
             "unknown": False,

@@ -78,6 +78,11 @@ class Download:
     _rate: float = 0.0
     _judged: tuple[float, int] = (0.0, 0)
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return bytes done and in all (0: unknown)."""
+        return self.partial.held, self.partial.size or 0
+
     def run(self, unless: Validators | None = None) -> bool:
         """Fetch until complete; False, with nothing fetched, if the origin still has the version `unless`.
 

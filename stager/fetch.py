@@ -16,7 +16,6 @@ from stager.store.trouble import FULL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stager.cluster import Fetching
     from stager.download import Download
     from stager.interfaces import ImageInfo, Teller
     from stager.known import Known
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from stager.reference import Digest
     from stager.store.images import StagedImage
     from stager.store.memory import Seen
+    from stager.together import Fetching
 
 BRIEF_SECONDS = 10.0
 BRIEF_ATTEMPTS = 2
@@ -57,9 +57,9 @@ class Fetch:
         try:
             if copy.held == 0:
                 copies.borrow(root, copy)
-            leadership.phase, leadership.measure = "pulling", lambda: (copy.held, copy.size or 0)
+            leadership.phase = "pulling"
             return self._settle(self._fetch(copy, leadership, seen if held else None, held))
-        except (NotAnImage, DamagedImage):
+        except (NotAnImage, DamagedImage, DigestMismatch):
             copy.discard()
             raise
         except OSError as error:
@@ -83,7 +83,9 @@ class Fetch:
 
     def _fetch(self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None) -> StagedImage:
         asked = self.known.clock.now()
-        current = self._current(copy, seen, held)
+        download = self.download(copy)
+        leadership.measure = lambda: download.progress
+        current = self._current(download, seen, held)
         if current is not None:
             copy.leave()
             return current
@@ -96,11 +98,12 @@ class Fetch:
         copy.discard()  # not before: a published image that no reference is known to mean would be downloaded again
         return image
 
-    def _current(self, copy: Partial, seen: Seen | None, held: StagedImage | None) -> StagedImage | None:
+    def _current(
+        self, download: Fetching | Download, seen: Seen | None, held: StagedImage | None
+    ) -> StagedImage | None:
         """Return the image that is here and current, as far as anybody can say; None: another is in the copy now."""
         asked = self.known.clock.now()
         version = Validators(seen.etag, seen.modified, seen.size) if seen else None
-        download = self.download(copy)
         fallback = held is not None and self.offline
         if fallback:
             download.policy = RetryPolicy(attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)

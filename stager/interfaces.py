@@ -252,6 +252,9 @@ class Upstream(Protocol):
 class Hashing(Protocol):
     """The chunks of a growing file being hashed into a Holding."""
 
+    error: OSError | None
+    """What this node's own disk said, if that ended it."""
+
     def finish(self) -> None:
         """Say that the bytes there are all there will be."""
 

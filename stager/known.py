@@ -62,7 +62,7 @@ class Known:
         seen = self.seen()
         if seen is None or not (self.freshness == "never" or seen.since(begun)):
             return None
-        if not self.may_pin and not self.session:
+        if not self.may_pin and not self.session and self.freshness != "always":
             return None
         image = self.lookup(seen.digest)
         return self.pinned(image) if image else None

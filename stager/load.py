@@ -7,14 +7,13 @@ node's partial copy, and from there on to whoever asks. Which of them it is, the
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager import versions
 from stager.errors import DigestMismatch, OriginUnavailable
 from stager.freshness import Freshness
 from stager.head import Head
+from stager.plain import dataclass, field
 from stager.reference import Digest
 from stager.store.trouble import storage_errors
 
@@ -22,10 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.download import Download
-    from stager.interfaces import Hashing, Holding, ImageInfo, Message, Peers, Upstream, Validators
+    from stager.interfaces import ImageInfo, Message, Peers, Upstream, Validators
+    from stager.offering import Offering
+    from stager.orders import Orders
     from stager.shared import SharedStore
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
+
+REFUSALS = 5
+"""So often in a row is a node asked again that says it has nothing of the image, before that is told."""
+
+OWN_FAULT = "try again; if it happens twice, suspect this node's disk or memory: the bytes were right when they came"
 
 
 @dataclass(slots=True)
@@ -54,36 +60,44 @@ class Task:
 
 @dataclass(slots=True)
 class Load:
-    """See the module.
-
-    `sealed`: strangers cannot read the staging's secret, so that private images may be relayed. `wake` is set when
-    there is something to tell the coordinator at once.
-    """
+    """See the module. `wake` is set when there is something to tell the coordinator at once."""
 
     task: Task
-    peers: Peers
-    sealed: bool = True
+    offering: Offering
     wake: threading.Event = field(default_factory=threading.Event)
     image: StagedImage | None = None
-    """The image, if it was here all the time."""
-    version: Validators | None = None
+    """The image, if it was here all the time, or lies where all nodes can open it."""
+    version: Message | None = None
     """What the others say of the image's version."""
+    final: tuple[str, str] | None = None
+    """The image's digest and root, of the present generation."""
     complete: bool = False
-    _generation: int = 0
-    _holding: Holding | None = None
+    head: Head | None = None
     _upstream: Upstream | None = None
     _upstream_name: str | None = None
-    _origin: Head | None = None
-    _hashing: Hashing | None = None
-    _final: tuple[str, str] | None = None
-    _labelled: Message = field(default_factory=dict)
-    _served: int = -1
+    _refusals: int = 0
+    _refused_at: int = -1
+    _furthest: int = 0
     _asking: Freshness | None = None
+    _served: bool = False
+
+    @property
+    def peers(self) -> Peers:
+        """The other members."""
+        return self.offering.peers
 
     @property
     def offset(self) -> int:
-        """Verified bytes from the start on."""
-        return self._holding.verified if self._holding else 0
+        """Bytes from the start on that others can have, or that lie where they will have them."""
+        if self.task.shared is not None and self.head is not None:
+            return self.task.copy.position
+        return self.offering.verified
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return bytes done and in all (0: unknown), as this node's tasks see it."""
+        size = self.version.get("size") if self.version else None
+        return max(self.offset, self._furthest if self.task.shared else 0), size or self.task.copy.size or 0
 
     @property
     def feeds_others(self) -> bool:
@@ -91,24 +105,20 @@ class Load:
         return self.peers.downstream > 0
 
     @property
-    def whole(self) -> bool:
-        """Whether all bytes can be served."""
-        return self._holding is not None and self._holding.complete
-
-    @property
     def serves(self) -> bool:
         """Whether others may come for the bytes: not where the image was here all the time, and is elsewhere too."""
-        return self.task.shared is None and (self.image is None or self._origin is not None)
+        return self.task.shared is None and (self.image is None or self.head is not None)
 
     @property
     def busy(self) -> bool:
         """Whether bytes are to come from somebody."""
-        return self._upstream is not None or self._origin is not None
+        return self._upstream is not None or self.fetches_from_origin
 
     @property
     def moving(self) -> bool:
-        """Whether bytes come even now."""
-        return self._upstream is not None and not self._upstream.lost and self._upstream.silence < 1.0
+        """Whether bytes come even now; those of the origin have bounds of their own."""
+        upstream = self._upstream
+        return self.fetches_from_origin or (upstream is not None and not upstream.lost and upstream.silence < 1.0)
 
     @property
     def has_news(self) -> bool:
@@ -116,34 +126,34 @@ class Load:
         return bool(self._lost) or (self._upstream is not None and self._upstream.error is not None)
 
     @property
-    def _lost(self) -> str:
-        # A node that does not know the image yet, or has gone on to the next generation, is asked again.
-        lost = self._upstream.lost if self._upstream is not None else ""
-        return "" if lost == "ended" else lost
+    def fetches_from_origin(self) -> bool:
+        """Whether this node is the head, and not done with it."""
+        return self.head is not None and not self.head.ended
 
     @property
-    def fetches_from_origin(self) -> bool:
-        """Whether this node is the head."""
-        return self._origin is not None and not self._origin.ended
+    def _lost(self) -> str:
+        # A node that does not know the image yet, or has gone on to the next generation, is asked again; not for ever.
+        lost = self._upstream.lost if self._upstream is not None else ""
+        return "" if lost == "ended" and self._refusals < REFUSALS else lost
 
     def introduction(self) -> Message:
         """Return what the coordinator is to know when we join."""
-        known = self._holding is not None
+        known = self.offering.holding is not None
         return {
             "address": self.peers.address,
             "offset": self.offset,
-            "generation": self._generation if known else None,
-            "version": versions.of_copy(self.task.copy) if known else None,
+            "generation": self.offering.generation if known else None,
+            "version": versions.of_copy(self.task.copy) if known and self.image is None else None,
             "upstream": self._upstream_name,
-            "digest": self._final[0] if self._final else None,
-            "root": (self._final[1] or None) if self._final else None,
+            "digest": self.final[0] if self.final else None,
+            "root": (self.final[1] or None) if self.final else None,
             "expects": self.task.expects.hex if self.task.expects else None,
         }
 
     def report(self) -> Message:
         """Return how far we are."""
         message: Message = {
-            "generation": self._generation,
+            "generation": self.offering.generation,
             "offset": self.offset,
             "silence": self._upstream.silence if self._upstream else 0.0,
             "upstream": self._upstream_name,
@@ -151,29 +161,40 @@ class Load:
             "downstream": self.peers.downstream,
             "fresh": self._asking.fresh if self._asking else None,
         }
-        return {**message, **self._origin.report(self)} if self._origin else message
+        return {**message, **self.head.report()} if self.head else message
 
-    def follow(self, answer: Message) -> None:
+    def follow(self, orders: Orders) -> None:
         """Do what the coordinator says. Raises StageImageError."""
-        if self._holding is None:
-            self._generation = int(answer.get("generation") or 1)
-        if self._upstream is not None and self._upstream.error is not None:
-            with storage_errors(self.task.copy.folder):
-                raise self._upstream.error
-        generation, version = int(answer.get("generation") or 0), answer.get("version")
-        self.version = versions.validators_of(version) if isinstance(version, dict) else self.version
-        if answer.get("digest"):
-            self._final = (str(answer["digest"]), str(answer.get("root") or ""))
-            self._recall(Digest(f"sha256:{self._final[0]}"))
-        self._part_from_failed_head()
-        if self._asking is not None and self._asking.error is not None:
-            raise self._asking.error
-        if self.image is None and not self.complete:
-            upstream = answer.get("upstream") or {}
-            self._get(upstream, generation, version if isinstance(version, dict) else None)
-            self._check()
-        if self.image is not None and self.serves and self._origin is not None:
-            self._serve_image(generation)
+        with storage_errors(self.task.copy.folder):
+            self._raise_what_went_wrong()
+            self._furthest = orders.furthest
+            self.version = orders.version or self.version
+            if self.offering.holding is None:
+                self.offering.generation = orders.generation
+            self._take_in_the_end(orders)
+            if self.image is None and not self.complete:
+                self._get(orders)
+                self._check(orders)
+            if self.image is not None and self.serves and not self._served:
+                self._served = True
+                self.offering.offer_image(self.image, self.task.copy.folder, orders.generation)
+
+    def renew(self) -> None:
+        """The staging's secret is another one now: what was offered is to be vouched for anew, by who may do so."""
+        if self.offering.holding is None:
+            return
+        with storage_errors(self.task.copy.folder):
+            self._stop_pulling()
+            if self.image is not None:
+                self._served = False
+                return
+            copy = self.task.copy
+            self.offering.offer(copy, self.offering.generation)
+            if self.head is not None or self.complete:
+                # Every byte up to here has been verified here, whoever vouched for it then.
+                self.offering.vouch(lambda: copy.position)
+                if self.complete or (self.head is not None and self.head.has_all):
+                    self.offering.finish()
 
     def forget(self) -> None:
         """Be ready for another staging than the one that was joined, and from which nothing came."""
@@ -182,116 +203,99 @@ class Load:
     def halt(self) -> None:
         """End all transfers; what is here stays here, and is not served any more once the peers are closed."""
         self._stop_pulling()
-        if self._origin is not None:
-            self._origin.stop()
-        if self._hashing is not None:
-            self._hashing.stop()
+        if self.head is not None:
+            self.head.stop()
+        self.offering.stop_vouching()
 
-    def label(self, generation: int) -> None:
-        """Offer the copy's file, whatever it holds now, as this generation's."""
+    def _raise_what_went_wrong(self) -> None:
+        error = self._upstream.error if self._upstream is not None else None
+        if error is not None or self.offering.error is not None:
+            raise error or self.offering.error or OSError()
+        if self._asking is not None and self._asking.error is not None:
+            raise self._asking.error
+        # Once the coordinator knows why our download failed, another node may try, unless the reason is ours.
+        if self.head is not None and self.head.told and self.head.error is not None:
+            if not isinstance(self.head.error, OriginUnavailable):
+                raise self.head.error
+            self._be_no_head_any_more()
+
+    def _take_in_the_end(self, orders: Orders) -> None:
+        if orders.generation == self.offering.generation or self.offering.holding is None:
+            self.final = (orders.digest, orders.root or "") if orders.digest else None
+        if self.final is None or self.image is not None or self.complete:
+            return
+        if self.head is None or self.head.found is None:
+            self.image = self.task.lookup(Digest(f"sha256:{self.final[0]}"))
+        if self.image is not None:
+            self.complete = True
+            self._stop_pulling()
+
+    def _get(self, orders: Orders) -> None:
+        if orders.kind == "check" and self._asking is None:
+            self._asking = Freshness(self.task, orders.asked, self.wake)
+            self._asking.start()
+        elif orders.kind == "origin":
+            self._lead(orders.generation)
+        elif orders.kind == "node" and self.head is not None and not self.head.has_all:
+            self._be_no_head_any_more()
         if self.task.shared is not None:
             return
-        if self._hashing is not None:
-            self._hashing.stop()
-        copy = self.task.copy
-        self._generation, self._labelled = generation, versions.of_copy(copy)
-        self._holding = self.peers.hold(copy.fileno(), copy.folder, generation, size=copy.size, own=copy.position)
-
-    def begin_anew(self) -> None:
-        """The origin sends another version than the copy held, or the first one.
-
-        What others know by this generation is not what they would get now. The coordinator makes it the next one as
-        soon as it is told of the version.
-        """
-        generation = max(self._generation, 1)
-        version = versions.of_copy(self.task.copy)
-        same = version == self._labelled and bool(versions.validators_of(version))
-        self.label(generation if self._holding is None or same else generation + 1)
-        self._generation = generation
-        self.hash_own()
-        self.wake.set()
-
-    def hash_own(self) -> None:
-        """Vouch for what comes from the origin."""
-        copy = self.task.copy
-        if self._holding is not None:
-            self._hashing = self.peers.hash(self._holding, lambda: copy.position)
-
-    def finish_hashing(self) -> None:
-        """The origin has sent all there is."""
-        if self._hashing is not None:
-            self._hashing.finish()
-
-    def root(self) -> str | None:
-        """Return what binds all bytes, when all are verified."""
-        return self._holding.root() if self._holding is not None and self._holding.complete else None
-
-    def _get(self, upstream: Message, generation: int, version: Message | None) -> None:
-        kind = upstream.get("kind")
-        if kind == "check" and self._asking is None:
-            self._asking = Freshness(self.task, upstream.get("version") or {}, self.wake)
-            self._asking.start()
-        if kind == "origin":
-            self._lead(generation)
-        elif kind == "node" and self._origin is not None and not self._origin.has_all:
-            self._be_no_head_any_more()
-        if self._origin is not None and generation != self._generation:
-            self.label(generation)
-            self.hash_own()
-            if self._origin.has_all:
-                self.finish_hashing()
-        elif self._origin is None and version is not None and self.task.shared is None:
-            self._prepare(generation, version)
-        if kind == "node" and self._holding is not None:
-            self._pull(str(upstream.get("node")), str(upstream.get("address")))
-        elif kind == "wait":
+        if self.head is not None:
+            self._keep_up_with(orders.generation)
+        elif orders.version is not None:
+            self._prepare(orders.generation, orders.version)
+        if orders.kind == "node" and self.offering.holding is not None and self.head is None:
+            self._pull(orders.node, orders.address)
+        elif orders.kind == "wait":
             self._stop_pulling()
+
+    def _keep_up_with(self, generation: int) -> None:
+        """Offer what comes from the origin as the generation that the coordinator has made of it."""
+        if self.head is not None and self.offering.holding is not None and generation > self.offering.generation:
+            copy = self.task.copy
+            self.offering.offer(copy, generation)
+            self.offering.vouch(lambda: copy.position)
+            if self.head.has_all:
+                self.offering.finish()
 
     def _be_no_head_any_more(self) -> None:
         """Another node asks the origin now. What came from there and is not vouched for yet, its records will be."""
-        if self._origin is not None:
-            self._origin.stop()
-            self._origin = None
+        if self.head is not None:
+            self.head.stop()
+            self.head = None
             self._upstream_name = None
-        if self._hashing is not None:
-            self._hashing.stop()
-            self._hashing = None
-        if self._holding is not None and self.task.copy.segments:
+        self.offering.stop_vouching()
+        if self.offering.holding is not None and self.task.copy.segments:
             self.task.copy.keep_beginning()
-            self._holding.own = self.task.copy.position
-
-    def _part_from_failed_head(self) -> None:
-        """Once the coordinator knows why our download failed: another node may try, unless the reason is ours."""
-        origin = self._origin
-        if origin is not None and origin.told and origin.error is not None:
-            if not isinstance(origin.error, OriginUnavailable):
-                raise origin.error
-            self._be_no_head_any_more()
+            self.offering.holding.own = self.task.copy.position
 
     def _prepare(self, generation: int, version: Message) -> None:
         """Make the copy one of this version, keeping what it holds of it."""
         copy, wanted = self.task.copy, versions.validators_of(version)
-        if self._holding is not None and generation == self._generation:
+        holding = self.offering.holding
+        if holding is not None and generation == self.offering.generation:
             if copy.size is None and wanted.size is not None:
                 copy.settle_size(wanted.size)
-                self._holding.size = wanted.size
+                holding.size = wanted.size
             return
         self._stop_pulling()
-        with storage_errors(copy.folder):
-            if copy.segments and wanted and versions.same(copy, wanted):
-                copy.keep_beginning()
-            else:
-                copy.begin(wanted, wanted.size, str(version.get("origin", "")), private=bool(version.get("private")))
-            if copy.size is not None:
-                self.task.download(copy).room(copy.size - copy.held)
-            self.label(generation)
+        if copy.segments and wanted and versions.same(copy, wanted):
+            copy.keep_beginning()
+        else:
+            copy.begin(wanted, wanted.size, str(version["origin"]), private=bool(version["private"]))
+        if copy.size is not None:
+            self.task.download(copy).room(copy.size - copy.held)
+        self.offering.offer(copy, generation)
 
     def _pull(self, name: str, address: str) -> None:
-        holding = self._holding
+        holding = self.offering.holding
         if holding is None or holding.complete:
             return
-        if self._upstream is not None and self._upstream_name == name and not self._upstream.lost:
+        same = self._upstream is not None and self._upstream_name == name
+        if same and self._upstream is not None and not self._upstream.lost:
             return
+        still = same and holding.verified == self._refused_at
+        self._refusals, self._refused_at = self._refusals + 1 if still else 0, holding.verified
         self._stop_pulling()
         self._upstream_name = name
         self._upstream = self.peers.pull(address, holding, self._advance)
@@ -306,49 +310,34 @@ class Load:
         if self._upstream is not None:
             self._upstream.stop()
             self._upstream = None
-        self._upstream_name = None
+        if self.head is None:
+            self._upstream_name = None
 
     def _lead(self, generation: int) -> None:
-        if self._origin is None:
+        if self.head is None:
             self._stop_pulling()
             self._upstream_name = "origin"
-            self._origin = Head(self, generation)
-            self._origin.start()
+            self.head = Head(self, generation)
+            self.head.start()
 
-    def _check(self) -> None:
-        origin = self._origin
-        if origin is not None and origin.kept:
-            self.image = origin.image
+    def _check(self, orders: Orders) -> None:
+        head = self.head
+        if head is not None and head.kept:
+            self.image = head.image
             self.complete = True
-        elif self._final is not None and self._final[1] and self._holding is not None and self._holding.complete:
-            self._check_root(*self._final)
+        elif self.final is not None and self.final[1] and self.offering.whole:
+            self._check_root(*self.final, doubted=orders.doubted)
 
-    def _check_root(self, digest: str, root: str) -> None:
-        if self.root() == root:
-            copy = self.task.copy
-            self._stop_pulling()
-            copy.finish()
-            copy.vouch(Digest(f"sha256:{digest}"))
-            self.complete = True
-            return
-        raise DigestMismatch("the bytes that came from other nodes are not those of the node that asked the origin")
-
-    def _recall(self, digest: Digest) -> None:
-        if self.image is None and not self.complete and (self._origin is None or self._origin.found is None):
-            self.image = self.task.lookup(digest)
-            if self.image is not None:
-                self.complete = True
-                self._stop_pulling()
-
-    def _serve_image(self, generation: int) -> None:
-        """Offer the staged image to those who lack it; hashing it once more is for their sake only."""
-        image = self.image
-        if image is None or self._served == generation:
-            return
-        self._served = generation
-        with suppress(OSError), open(image.path, "rb") as file:
-            folder = self.task.copy.folder
-            self._holding = self.peers.hold(file.fileno(), folder, generation, size=image.size, own=0)
-            self._generation = generation
-            self._hashing = self.peers.hash(self._holding, lambda: image.size)
-            self._hashing.finish()
+    def _check_root(self, digest: str, root: str, *, doubted: bool) -> None:
+        copy = self.task.copy
+        self._stop_pulling()
+        if self.offering.root() != root:
+            raise DigestMismatch(
+                "the bytes that came from other nodes are not those of the node that asked the origin", hint=OWN_FAULT
+            )
+        copy.finish()
+        # Another node got bytes from here that were not what they had been when they were verified.
+        if doubted and copy.digest().hex != digest:
+            raise DigestMismatch("bytes have changed on this node's disk since they were verified", hint=OWN_FAULT)
+        copy.vouch(Digest(f"sha256:{digest}"))
+        self.complete = True

@@ -12,18 +12,18 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from stager import errors
+from stager import errors, orders
 from stager.errors import ClusterUnavailable, OriginStalled, StageImageError
 from stager.interfaces import PeerLost
-from stager.load import Load
+from stager.orders import NotUnderstood, Orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
-    from stager.interfaces import Message, Validators
+    from stager.interfaces import Message
+    from stager.load import Load
     from stager.seat import Seat
-    from stager.store.images import StagedImage
 
 LOOK_SECONDS = 0.05
 """Between two looks whether the upstream is still there."""
@@ -69,7 +69,8 @@ class Member:
         self.error: StageImageError | None = None
         self.state = "waiting"
         self.ready = self.nodes = 0
-        self.dismissed = False
+        self.dismissed = self.doubted = False
+        self._era = seat.era
         self.awaits_others = False
 
     def start(self) -> None:
@@ -85,19 +86,9 @@ class Member:
         return True
 
     @property
-    def image(self) -> StagedImage | None:
-        """The image, if it was here all the time."""
-        return self._load.image
-
-    @property
-    def version(self) -> Validators | None:
-        """Of which version the image is, as the others say."""
-        return self._load.version
-
-    @property
-    def feeds_others(self) -> bool:
-        """Whether another node gets bytes from here now."""
-        return self._load.feeds_others
+    def load(self) -> Load:
+        """This node's bytes."""
+        return self._load
 
     @property
     def active(self) -> bool:
@@ -144,40 +135,50 @@ class Member:
         if not self._settled.is_set():
             self._check_progress()
 
-    def _converse(self) -> Message:
+    def _converse(self) -> Orders:
         if self._joined:
-            return self._seat.ask("report", {**self._load.report(), "node": self._who["node"], "state": self._state()})
+            return self._ask("report", {**self._load.report(), "node": self._who["node"], "state": self._state()})
         self._seat.take()
-        answer = self._seat.ask("join", {**self._who, **self._load.introduction(), "state": self._state()})
+        if self._era != self._seat.era:
+            self._era = self._seat.era
+            self._load.renew()
+        told = self._ask("join", {**self._who, **self._load.introduction(), "state": self._state()})
+        if told.unknown:
+            raise PeerLost("it does not understand us")
         self._joined = True
-        return answer
+        return told
+
+    def _ask(self, verb: str, message: Message) -> Orders:
+        try:
+            return orders.read(self._seat.ask(verb, message))
+        except NotUnderstood as error:
+            raise PeerLost(f"it says what we do not understand: {error}") from error
 
     def _state(self) -> str:
-        if self._settled.is_set() and (self._load.whole or not self._load.serves):
+        if self._settled.is_set() and (self._load.offering.whole or not self._load.serves):
             return self.state
         return "receiving" if self._load.busy else "waiting"
 
-    def _obey(self, answer: Message) -> None:
-        if answer.get("unknown"):
+    def _obey(self, told: Orders) -> None:
+        if told.unknown:
             self._joined = False
             return
-        self._interval = min(max(float(answer.get("interval") or 0.2), 0.05), 30.0)
-        if not answer.get("version"):
-            self._interval /= 4  # nothing can begin before it is known which image it is
-        self.ready, self.nodes = int(answer.get("ready") or 0), int(answer.get("nodes") or 0)
-        if answer.get("error") and not self._settled.is_set():
-            raise error_of(answer["error"])
-        if answer.get("elsewhere"):
+        # Nothing can begin before it is known which image it is.
+        self._interval = told.interval if told.version else told.interval / 4
+        self.ready, self.nodes, self.doubted = told.ready, told.nodes, told.doubted
+        if told.error is not None and not self._settled.is_set():
+            raise error_of(told.error)
+        if told.elsewhere:
             self._go_elsewhere()
             return
-        if answer.get("closed") and self._seat.taken:
+        if told.closed and self._seat.taken:
             self._seat.close_door()
-        self._tell_of(str(answer.get("trouble") or ""))
-        self._load.follow(answer)
-        if answer.get("digest") and self._seat.taken:
-            self._seat.publish(str(answer["digest"]))
+        self._tell_of(told.trouble)
+        self._load.follow(told)
+        if told.digest is not None and self._seat.taken:
+            self._seat.publish(told.digest)
         done = self._state() == "done"
-        self.dismissed = done and not self.awaits_others and (bool(answer.get("dismissed")) or not self._load.serves)
+        self.dismissed = done and not self.awaits_others and (told.dismissed or not self._load.serves)
         if self._load.complete and not self._settled.is_set():
             self.state = "verifying"
             self._settled.set()
@@ -208,7 +209,7 @@ class Member:
         self._interval = COORDINATOR_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
     def _check_progress(self) -> None:
-        held, now = self._load.offset, self._clock.now()
+        held, now = self._load.progress[0], self._clock.now()
         if held != self._moved[0] or self._load.fetches_from_origin:
             self._moved = (held, now)  # whoever asks the origin has bounds of its own, and says more when they pass
         elif now - self._moved[1] > self._stall:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stager.interfaces import Message, Peers, Rendezvous
 
 
+_HEX = frozenset("0123456789abcdef")
+
 WATCH_SECONDS = 0.3
 """Between two looks at our claims. The look itself asks nobody (`leads`)."""
 
@@ -46,6 +48,8 @@ class Seat:
     _staging: str = ""
     _alias: str = ""
     _closed: bool = False
+    era: int = 0
+    """Rises when the secret changes: what was vouched for by an old one is nothing to newcomers."""
     _secret: str = ""
     _address: str = ""
     _mine: Coordinator | None = None
@@ -163,24 +167,32 @@ class Seat:
 
     def _about(self) -> bytes:
         about = {**self.about, "address": self.peers.address, "secret": self._secret, "staging": self._staging}
-        return json.dumps(about).encode()
+        return json.dumps(about, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     def _record(self, place: str) -> Message | None:
         raw = self.rendezvous.leader(place)
         try:
             record = json.loads(raw) if raw else None
-        except ValueError:
-            return None
-        return record if isinstance(record, dict) else None
+        except (ValueError, RecursionError):
+            record = None
+        return record if isinstance(record, dict) and _is_sound(record) else None
 
     def _follow(self, record: Message) -> None:
-        address, secret, staging = (record.get(name) for name in ("address", "secret", "staging"))
-        texts = isinstance(address, str) and isinstance(secret, str) and isinstance(staging, str)
-        if texts and address != self.peers.address:
-            self._use(str(staging), str(secret))
-            self._address = str(address)
+        if record["address"] != self.peers.address:
+            self._use(record["staging"], record["secret"])
+            self._address = record["address"]
 
     def _use(self, staging: str, secret: str) -> None:
         if (staging, secret) != (self._staging, self._secret):
+            self.era += bool(self._secret) and secret != self._secret
             self._staging, self._secret = staging, secret
             self.peers.trust(staging, secret)
+
+
+def _is_sound(record: Message) -> bool:
+    """Whether a record can be one of ours: where ZooKeeper has no credentials, anybody may have written it."""
+    texts = [record.get(name) for name in ("address", "secret", "staging")]
+    if not all(isinstance(text, str) and len(text) <= 64 and text.isprintable() for text in texts):
+        return False
+    hexes = (str(record["secret"]), 64), (str(record["staging"]), 32)
+    return all(len(text) == length and not set(text) - _HEX for text, length in hexes)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stager.layout import Layout
     from stager.reference import Digest, Reference
     from stager.store.images import StagedImage
+    from stager.store.memory import Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,10 @@ class SharedStore:
         folder.open_store(self.layout.root)
         root = self.layout.partials(self.reference.key)
         return copies.adopt(root) or Partial(copies.own_folder(root))
+
+    def seen(self) -> Seen | None:
+        """Return what the reference meant when a head last asked its origin."""
+        return memory.read_seen(self.layout.reference_record(self.reference.key))
 
     def publish(self, copy: Partial, digest: Digest, info: ImageInfo) -> StagedImage:
         """Make a whole copy an image, and known as what the reference means. Raises OSError."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
-    from stager.cluster import ClusterStaging, Fetching
+    from stager.cluster import ClusterStaging
     from stager.deputy import Principal
     from stager.download import Download
     from stager.interfaces import Election, ImageInfo, Teller
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stager.reference import Reference
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
+    from stager.together import Fetching
 
 ROUNDS = 5
 """How often an image may vanish between staging and leasing it: evicted once is bad luck, more is a broken store."""
@@ -185,9 +186,10 @@ class Staging:
 
     def _settled(self, begun: float) -> StagedImage | None:
         """Return the image if it is known and there, raise the failure that stands, or return None."""
-        if self.cluster is not None and self.cluster.terms.min_nodes > 0:
-            self._check_nodes(begun)
         image = self._known.image(begun)
+        if self.cluster is not None and self.cluster.terms.min_nodes > 1:
+            self._check_nodes(begun)
+            image = image if self.cluster.has_enough(self._known) else None
         if image is None:
             failure = self._known.failure(begun, retry=self.policy.retry)
             if failure is not None:
@@ -200,7 +202,7 @@ class Staging:
         if isinstance(failure, TooFewNodes):
             raise failure
 
-    def _lead(self, turn: int) -> StagedImage:
+    def _lead(self, turn: int) -> StagedImage | None:
         self.trace("locked")
         if self.cluster is not None:
             return self._have_led(turn)
@@ -218,20 +220,27 @@ class Staging:
                 image = self._fetch.run(leadership)
                 if self.cluster is not None:
                     leadership.phase = "waiting for other nodes"
-                    self.cluster.await_nodes(self.policy.patience)
+                    self.cluster.await_nodes(self._known, image, self.policy.patience)
         except StageImageError as error:
             whole_node = not isinstance(error, (PinLost, LeaderLost, TooFewNodes))
             raise self._known.fail(error, self.policy.failure_backoff, whole_node=whole_node) from error
         files.discard(self.layout.failure(self.reference.key))
         return image
 
-    def _have_led(self, turn: int) -> StagedImage:
-        """Let a process of its own lead, and do what is the task's business while the others still wait."""
+    def _have_led(self, turn: int) -> StagedImage | None:
+        """Let a process of its own lead, and do what is the task's business while the others still wait.
+
+        None if the process got stuck and was passed over.
+        """
         from stager import deputy
 
+        watch = Follower(self.note, self.clock, self.tell, self.policy.patience)
         for _ in range(ROUNDS):
             with deputy.begin(lambda principal: self._act(principal, turn), self.tell) as process:
-                digest = process.outcome(self._show_progress)
+                try:
+                    digest = process.outcome(lambda: self._look_after(watch, turn))
+                except _PassedOverError:
+                    return None
                 image = self._known.lookup(Digest(digest)) if digest else None
                 if image is not None:
                     self.before_release(image)
@@ -255,19 +264,30 @@ class Staging:
                 leadership.phase = "mounting"
                 principal.wait(BEAT_LOST)
             principal.hang_up()
-            cluster.linger(self._known)
+            cluster.linger(self._known, self.recognise)
         except StageImageError as error:
             principal.failed(error)
+            principal.hang_up()
+            cluster.dismiss_others(failed=True)
         except Exception as error:
             principal.failed(StageImageError(f"a bug in the relay: {type(error).__name__}: {error}"))
             raise
         finally:
             cluster.close()
 
-    def _show_progress(self) -> None:
+    def _look_after(self, watch: Follower, turn: int) -> None:
+        """See how far the process is that leads for us. Raises _PassedOverError if it is stuck."""
         note = memory.read_leader(self.note)
-        if note is not None:
-            self.tell.progress(note.phase, note.done, note.total)
+        if note is None:
+            return
+        self.tell.progress(note.phase, note.done, note.total)
+        if note.turn > turn or watch.stalled(note):
+            self.tell.say("the process that fetches it has stopped moving; going on without it")
+            raise _PassedOverError
+
+
+class _PassedOverError(Exception):
+    """The process that was to lead for us lives, and does nothing."""
 
 
 class _Refusals:

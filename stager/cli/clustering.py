@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from stager.seat import Seat
     from stager.shared import SharedStore
 
+REFERENCE_MAX = 500
+"""Characters of a reference in a record, which all nodes read and which may have 4 KiB."""
+
 LOG_MAX = 1 << 16
 """Bytes of a relay's log: a stranger shall not fill the disk."""
 
@@ -134,7 +137,7 @@ def _sit(
         clock=node.clock,
         fresh_secret=lambda: Secret.new().hex,
         appoint=appoint,
-        about={"host": os.uname().nodename, "reference": reference.shown, "key": reference.key},
+        about={"host": os.uname().nodename, "reference": reference.shown[:REFERENCE_MAX], "key": reference.key},
     )
     return seat, peers
 

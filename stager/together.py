@@ -1,0 +1,119 @@
+"""A download that comes from the cluster: from other nodes, or, as one of them, from the origin; or else alone."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from stager import versions
+from stager.deputy import Ended
+from stager.errors import ClusterUnavailable, PinLost
+from stager.load import Task
+from stager.plain import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stager.cluster import ClusterStaging
+    from stager.download import Download
+    from stager.interfaces import ImageInfo, Validators
+    from stager.known import Known
+    from stager.retry import RetryPolicy
+    from stager.store.images import StagedImage
+    from stager.store.partial import Partial
+
+JITTER_SECONDS = 3.0
+"""Nodes that go on alone begin within so many seconds of each other, so that their origin survives them."""
+
+UNWANTED_SECONDS = 5.0
+"""For which a staging goes on that nobody waits for any more: a task that takes over needs a moment to come."""
+
+
+@dataclass(slots=True)
+class Fetching:
+    """One image on its way, from wherever the cluster has it; stands for a Download.
+
+    `fetch` makes a download from the origin, `held` gives the image that was current last time.
+    """
+
+    cluster: ClusterStaging
+    copy: Partial
+    fetch: Callable[[Partial], Download]
+    known: Known
+    recognise: Callable[[int, int], ImageInfo]
+    held: Callable[[], StagedImage | None]
+    policy: RetryPolicy | None = None
+    image: StagedImage | None = None
+    version: Validators | None = None
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return bytes done and in all (0: unknown)."""
+        member = self.cluster.member
+        return member.load.progress if member is not None else (self.copy.held, self.copy.size or 0)
+
+    def run(self, unless: Validators | None = None) -> bool:
+        """As Download.run."""
+        if not self.cluster.alone:
+            try:
+                return self._together(unless)
+            except ClusterUnavailable as error:
+                self.cluster.leave(error)
+        return self._alone(unless)
+
+    def _together(self, unless: Validators | None) -> bool:
+        held = self.held() if unless is not None else None
+        task = self.task(unless, held)
+        member = self.cluster.join(task)
+        try:
+            self._wait()
+        except BaseException:
+            member.stop()  # before the copy's descriptors are let go of, and may become others'
+            raise
+        load = member.load
+        self.image = load.image
+        self.version = versions.validators_of(load.version) if load.version else None
+        return self.image is None
+
+    def task(self, unless: Validators | None, held: StagedImage | None) -> Task:
+        """Return what this node wants."""
+        return Task(
+            copy=self.copy,
+            download=self._download,
+            recognise=self.recognise,
+            settle=lambda digest: self.cluster.agree(self.known, digest),
+            lookup=self.known.lookup,
+            unless=unless,
+            held=held,
+            pin=self.known.reference.digest,
+            expects=self.known.expected(),
+            shared=self.cluster.shared,
+            offline=self.cluster.terms.offline,
+        )
+
+    def _wait(self) -> None:
+        cluster, member = self.cluster, self.cluster.member
+        unwanted = cluster.clock.now()
+        while member is not None and not member.outcome(0.5):
+            if cluster.wanted() or member.load.feeds_others:
+                unwanted = cluster.clock.now()
+            elif cluster.clock.now() - unwanted > UNWANTED_SECONDS:
+                raise Ended
+
+    def _download(self, copy: Partial) -> Download:
+        download = self.fetch(copy)
+        if self.policy is not None:
+            download.policy = self.policy
+        return download
+
+    def _alone(self, unless: Validators | None) -> bool:
+        self.cluster.clock.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
+        download = self._download(self.copy)
+        download.on_begin = self._refuse_another_version
+        return download.run(unless=None if self.copy.held else unless)
+
+    def _refuse_another_version(self) -> None:
+        # Others of the job may have the version that they told us of, and run it.
+        version = self.cluster.version
+        if version is not None and not versions.same(self.copy, versions.validators_of(version)):
+            raise PinLost("the image changed at the origin after other nodes of the job had begun with the old one")
