@@ -29,6 +29,8 @@ AGAIN = 2.0
 """The same if there is nobody else."""
 STRIKES = 2
 """So often does it go wrong before the origin is asked instead, though others hold the bytes."""
+TURN = 5.0
+"""Seconds for which somebody who reaches nobody is left at the origin, if others do not reach it either."""
 
 MARGIN = 32 << 20
 """Bytes that somebody must be ahead of the head to take its place: less is the age of a report, not a lead."""
@@ -69,6 +71,7 @@ class Order:
         """The rate, in bytes per second, at which members usually receive; 0 while unknown."""
         self.vouched = False
         """Whether somebody has said what the complete image is: without that, complete bytes cannot be published."""
+        self._relieved: float | None = None
         self._ahead: Member | None = None
         """Who may be ahead of the head, or only have reported later."""
         self.hold_until = 0.0
@@ -206,7 +209,8 @@ class Order:
             feeder := self._end(member, now) or self._spare(member, now) or self._spare(member, now, AGAIN)
         ) is not None:
             self._attach(member, feeder, now)
-        elif self._may_relieve(member) and self._struck_out(member, now):
+        elif self._may_relieve(member, now) and self._struck_out(member, now):
+            self._relieved = now
             self.promote(member, now)
 
     def _attach(self, member: Member, feeder: Member, now: float) -> None:
@@ -216,9 +220,14 @@ class Order:
             self.tree.detach(leaves[-1])
         self.tree.attach(member, feeder, now)
 
-    def _may_relieve(self, member: Member) -> bool:
-        """Whether the head's place may go to a member that reaches nobody: not if the head's lead would be lost."""
+    def _may_relieve(self, member: Member, now: float) -> bool:
+        """Whether the head's place may go to a member that reaches nobody: not if the head's lead would be lost.
+
+        Two that do not reach each other take turns.
+        """
         heads = self.tree.heads
+        if self._relieved is not None and now - self._relieved < TURN:
+            return False
         return bool(heads) and not member.barred and member.offset + self.margin() >= max(h.offset for h in heads)
 
     def _leads(self, member: Member) -> bool:
