@@ -52,6 +52,8 @@ class Member:
     claims: str | None = None
     """Whom it said to pull from when it came in; counts until the grace is over."""
 
+    crowded: float = -1e9
+    """When more members than it can feed at full rate were last seen to pull from it."""
     slow: bool = False
     slow_since: float = 0.0
     slow_times: int = 0

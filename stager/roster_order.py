@@ -280,6 +280,12 @@ class Order:
         if feeder is not None:
             self.tree.attach(member, feeder, now)
 
+    def relieve(self, member: Member, now: float) -> None:
+        """Have a member pull from a complete one that feeds nobody else, if there is one."""
+        idle = next((idle for idle in self.tree.idle.nearest(member) if self._may(member, idle, now)), None)
+        if idle is not None:
+            self.tree.attach(member, idle, now)
+
     def hang_better(self, member: Member, now: float) -> None:
         """Have a leaf pull from somebody else, if there is one who feeds nobody else."""
         feeder = self._best(member, now) or self._end(member, now)

@@ -85,6 +85,7 @@ class Rates:
         if rates:
             self.order.usual = median(rates)
             self.fastest = max(self.fastest, *rates)
+        self._share_out(receivers, now)
         best = max(rates, default=self.order.usual)
         suspects = (m for m in receivers if not m.leaf and m.rate < LAGGING * best and self._held_back(m, best))
         for member in sorted(suspects, key=lambda m: -m.offset)[:JUDGED]:
@@ -97,6 +98,16 @@ class Rates:
         self._judge_head(now)
         self.order.settle(now)
 
+    def _share_out(self, receivers: list[Member], now: float) -> None:
+        """Note who shares an upstream, and find an own one for who need not."""
+        for member in receivers:
+            above = member.parent
+            if above is None:
+                continue
+            if len(above.children) > self.tree.fan:
+                above.crowded = now
+                self.order.relieve(member, now)
+
     # Slow members.
 
     def _judge(self, member: Member, receivers: list[Member], now: float) -> None:
@@ -106,6 +117,8 @@ class Rates:
         above = member.parent
         if above is None or not self._held_back(member, usual):
             return
+        if len(above.children) <= self.tree.fan and now - above.crowded < SPAN:
+            return  # part of its rate is from when it had to share
         rate = self._rate(member)
         if rate < SLOW * usual:
             self._too_slow(member, above, now)
