@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -172,13 +171,9 @@ class Staging:
 
     def _contend(self, turn: int, begun: float) -> StagedImage | None:
         """Try to lead, and do the work if we do; None if somebody else holds the lock."""
-        if self.cluster is not None:
-            return self._settled(begun) or self._have_led(turn)
-        with self.election.lead(self._lock(turn)) as leads:
+        key = self.reference.key
+        with self.election.lead(key if turn == 0 else f"{key}.{turn}") as leads:
             return (self._settled(begun) or self._lead(turn)) if leads else None
-
-    def _lock(self, turn: int) -> str:
-        return self.reference.key if turn == 0 else f"{self.reference.key}.{turn}"
 
     def _turn(self, follower: Follower) -> int:
         note = memory.read_leader(self.note)
@@ -207,8 +202,10 @@ class Staging:
         if isinstance(failure, TooFewNodes):
             raise failure
 
-    def _lead(self, turn: int) -> StagedImage:
+    def _lead(self, turn: int) -> StagedImage | None:
         self.trace("locked")
+        if self.cluster is not None:
+            return self._have_led(turn)
         with Leadership(self.note, self.clock, turn, self.tell) as leadership:
             image = self._fetched(leadership)
             leadership.phase = "mounting"
@@ -233,20 +230,15 @@ class Staging:
     def _have_led(self, turn: int) -> StagedImage | None:
         """Let a process of its own lead, and do what is the task's business while the others still wait.
 
-        None if the process got stuck and was passed over, or if somebody else holds the lock; a process that works
-        in spite of that is as good a leader.
+        None if the process got stuck and was passed over.
         """
         from stager import deputy
 
-        self.trace("locked")
         watch = Follower(self.note, self.clock, self.tell, self.policy.patience)
         for _ in range(ROUNDS):
-            with (
-                ExitStack() as ending,
-                deputy.begin(lambda principal: self._act(principal, turn), self.tell) as process,
-            ):
+            with deputy.begin(lambda principal: self._act(principal, turn), self.tell) as process:
                 try:
-                    digest = process.outcome(self._meanwhile(watch, turn, ending))
+                    digest = process.outcome(lambda: self._look_after(watch, turn))
                 except _PassedOverError:
                     return None
                 image = self._known.lookup(Digest(digest)) if digest else None
@@ -282,21 +274,6 @@ class Staging:
             raise
         finally:
             cluster.close()
-
-    def _meanwhile(self, watch: Follower, turn: int, ending: ExitStack) -> Callable[[], None]:
-        """Return what the task does twice a second: look after its process, and take the lock at the second look.
-
-        Until then the note keeps the crowd off. What locks takes 15 ms of CPU to import, and where many nodes start on
-        few cores, the first byte of all of them waits for it.
-        """
-        looks = iter((False, True))
-
-        def look() -> None:
-            self._look_after(watch, turn)
-            if next(looks, False) and not ending.enter_context(self.election.lead(self._lock(turn))):
-                raise _PassedOverError
-
-        return look
 
     def _look_after(self, watch: Follower, turn: int) -> None:
         """See how far the process is that leads for us. Raises _PassedOverError if it is stuck."""
