@@ -21,6 +21,7 @@ from stager.errors import ClusterUnavailable
 from stager.relay import connection as connection_module
 from stager.relay import server as server_module
 from stager.relay.answers import chunks_path, image_path
+from stager.relay.link import PeerLost
 from stager.relay.secret import Guard, Secret
 from stager.relay.server import Server
 from stager.relay.wire import CHUNK, OFFSET_MAX, RECORD
@@ -122,7 +123,7 @@ def test_only_verified_bytes_leave(scene: Scene) -> None:
     node.vouch()
     assert len(body(link, CHUNK)) == CHUNK
     link.deadline = time.monotonic() + 0.2
-    with pytest.raises(Exception, match="in time"):
+    with pytest.raises(PeerLost, match="in time"):
         body(link, 1)
 
 
@@ -154,7 +155,7 @@ def test_a_slow_reader_does_not_stop_a_fast_one(scene: Scene) -> None:
     eventually(lambda: node.server.downstream == 1)
     assert body(slow, len(content)) == content
     eventually(lambda: node.server.downstream == 0)
-    assert node.server.sent == 2 * len(content)
+    eventually(lambda: node.server.sent == 2 * len(content))
 
 
 @pytest.mark.parametrize(
@@ -240,8 +241,10 @@ def test_what_is_not_there(scene: Scene, path: str, monkeypatch: pytest.MonkeyPa
     assert scene.link(node.address).ask("GET", path, fields={"Range": "bytes=0-"}).status == 404
 
 
-def test_what_is_not_there_yet_is_waited_for(scene: Scene) -> None:
+def test_what_is_not_there_yet_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who was sent here may come before the node has heard of the image itself."""
+    monkeypatch.setattr(server_module, "ABSENT_SECONDS", 1e9)
+    monkeypatch.setattr(server_module, "TICK", 1e6)
     content = image(1)
     node = scene.full(content)
     node.server.withdraw(STAGING, GENERATION)
@@ -254,12 +257,10 @@ def test_what_is_not_there_yet_is_waited_for(scene: Scene) -> None:
     for thread in threads:
         thread.start()
     eventually(lambda: len(node.server._absent) == 2)
-    before = time.monotonic()
     node.server.offer(STAGING, GENERATION, node.holding)
     for thread in threads:
         thread.join()
     assert statuses == {IMAGE: 200, image_path(STAGING, GENERATION - 1): 404}
-    assert time.monotonic() - before < server_module.ABSENT_SECONDS
     assert body(early, len(content)) == content
 
 
@@ -436,6 +437,22 @@ def test_peers_that_vanish_in_every_way(scene: Scene) -> None:
     assert body(link, len(content)) == content
     eventually(lambda: node.server.downstream == 0)
     assert not any("failed" in line for line in node.lines)
+
+
+def test_a_bug_ends_the_one_connection_that_met_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = image(2)
+    node = scene.node(size=len(content))
+    _, link = scene.get(node, "bytes=0-")
+    with monkeypatch.context() as broken:
+        broken.setattr(server_module, "reply_to", lambda *_: 1 // 0)
+        with pytest.raises(PeerLost, match="without an answer"):
+            scene.get(node, "bytes=0-")
+    node.write(content)
+    node.vouch()
+    assert body(link, len(content)) == content
+    assert [line.partition(" failed: ")[2] for line in node.lines] == [
+        "ZeroDivisionError: integer division or modulo by zero"
+    ]
 
 
 def test_the_first_free_port_of_the_range(scene: Scene) -> None:
