@@ -146,6 +146,11 @@ class ClusterStaging:
         member.awaits_others = False
         files.write_text(self._enough(known), f"{member.ready}\n", 0o600)
 
+    @property
+    def readiness(self) -> tuple[int, int]:
+        """Return how many nodes have the image, and how many are wanted."""
+        return self.member.ready if self.member is not None else 0, self.terms.min_nodes
+
     def has_enough(self, known: Known) -> bool:
         """Whether it is known that as many of the job's nodes have the image as are asked for."""
         return files.whole_number((files.read_text(self._enough(known)) or "").strip()) >= self.terms.min_nodes
@@ -160,6 +165,7 @@ class ClusterStaging:
         copy = Partial(copies.own_folder(known.layout.partials(known.key)))
         fetching = Fetching(self, copy, _nothing, known, _nothing, lambda: image)
         member = self.join(fetching.task(None, image), here=image)
+        copy.discard()
         member.outcome(self.terms.patience)
         return member
 

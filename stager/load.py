@@ -143,12 +143,17 @@ class Load:
             "address": self.peers.address,
             "offset": self.offset,
             "generation": self.offering.generation if known else None,
-            "version": versions.of_copy(self.task.copy) if known and self.image is None else None,
+            "version": self._own_version() if known else None,
             "upstream": self._upstream_name,
             "digest": self.final[0] if self.final else None,
             "root": (self.final[1] or None) if self.final else None,
             "expects": self.task.expects.hex if self.task.expects else None,
         }
+
+    def _own_version(self) -> Message | None:
+        if self.image is None:
+            return versions.of_copy(self.task.copy)
+        return self.head.report().get("version") if self.head is not None else None
 
     def report(self) -> Message:
         """Return how far we are."""
@@ -180,21 +185,19 @@ class Load:
                 self.offering.offer_image(self.image, self.task.copy.folder, orders.generation)
 
     def renew(self) -> None:
-        """The staging's secret is another one now: what was offered is to be vouched for anew, by who may do so."""
-        if self.offering.holding is None:
-            return
-        with storage_errors(self.task.copy.folder):
-            self._stop_pulling()
-            if self.image is not None:
-                self._served = False
-                return
-            copy = self.task.copy
-            self.offering.offer(copy, self.offering.generation)
-            if self.head is not None or self.complete:
-                # Every byte up to here has been verified here, whoever vouched for it then.
-                self.offering.vouch(lambda: copy.position)
-                if self.complete or (self.head is not None and self.head.has_all):
-                    self.offering.finish()
+        """The staging's secret is another one now: what came is offered again as far as new records say it is right.
+
+        The head vouches for it once more. For nodes that have not all yet; those that have leave such a staging.
+        """
+        if self.offering.holding is not None:
+            with storage_errors(self.task.copy.folder):
+                self._stop_pulling()
+                copy = self.task.copy
+                self.offering.offer(copy, self.offering.generation)
+                if self.head is not None:
+                    self.offering.vouch(lambda: copy.position)
+                    if self.head.has_all:
+                        self.offering.finish()
 
     def forget(self) -> None:
         """Be ready for another staging than the one that was joined, and from which nothing came."""

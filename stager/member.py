@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from stager.load import Load
     from stager.seat import Seat
 
+LONGEST_LOOK = 10.0
+"""Seconds between two steps that count as waiting: an interval, and a question that is not answered."""
+
 LOOK_SECONDS = 0.05
 """Between two looks whether the upstream is still there."""
 
@@ -64,8 +67,9 @@ class Member:
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="member", daemon=True)
         self._interval = 0.2
-        self._alone_since = clock.now()
-        self._moved: tuple[int, float] = (-1, clock.now())
+        self._looked = clock.now()
+        self._alone = 0.0
+        self._still: tuple[int, float] = (-1, 0.0)
         self.error: StageImageError | None = None
         self.state = "waiting"
         self.ready = self.nodes = 0
@@ -124,16 +128,19 @@ class Member:
         self._load.wake.clear()
 
     def _step(self) -> None:
+        # A job that was suspended and resumed has not been waiting meanwhile, and the clock goes on.
+        now = self._clock.now()
+        passed, self._looked = min(now - self._looked, LONGEST_LOOK), now
         try:
             answer = self._converse()
         except (PeerLost, ClusterUnavailable) as error:
             self._joined = False
-            self._go_on_without(error)
+            self._go_on_without(error, passed)
         else:
             self._obey(answer)
-            self._alone_since = self._clock.now()
+            self._alone = 0.0
         if not self._settled.is_set():
-            self._check_progress()
+            self._check_progress(passed)
 
     def _converse(self) -> Orders:
         if self._joined:
@@ -141,6 +148,9 @@ class Member:
         self._seat.take()
         if self._era != self._seat.era:
             self._era = self._seat.era
+            if self._load.complete:
+                self.dismissed = True  # newcomers, who found nobody, begin anew; our records are nothing to them
+                return Orders(unknown=True)
             self._load.renew()
         told = self._ask("join", {**self._who, **self._load.introduction(), "state": self._state()})
         if told.unknown:
@@ -196,23 +206,22 @@ class Member:
         self._load.forget()
         self._joined = False
 
-    def _go_on_without(self, error: Exception) -> None:
-        now = self._clock.now()
-        if self._load.moving:
-            self._alone_since = now
+    def _go_on_without(self, error: Exception, passed: float) -> None:
+        self._alone = 0.0 if self._load.moving else self._alone + passed
         lasting = isinstance(error, ClusterUnavailable) and not error.retryable and not self._load.offset
-        if lasting or now - self._alone_since > self._patience:
+        if lasting or self._alone > self._patience:
             if isinstance(error, ClusterUnavailable):
                 raise error
             raise ClusterUnavailable(f"the staging has no coordinator that answers ({error})")
         # Jitter: the nodes that lost their coordinator at the same moment shall not all look for it at the same one.
         self._interval = COORDINATOR_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
-    def _check_progress(self) -> None:
-        held, now = self._load.progress[0], self._clock.now()
-        if held != self._moved[0] or self._load.fetches_from_origin:
-            self._moved = (held, now)  # whoever asks the origin has bounds of its own, and says more when they pass
-        elif now - self._moved[1] > self._stall:
+    def _check_progress(self, passed: float) -> None:
+        held, before = self._load.progress[0], self._still
+        # Whoever asks the origin has bounds of its own, and says more when they pass.
+        moved = held != before[0] or self._load.fetches_from_origin
+        self._still = (held, 0.0 if moved else before[1] + passed)
+        if self._still[1] > self._stall:
             raise OriginStalled(f"no other node sent a byte for {self._stall:.0f} s")
 
 

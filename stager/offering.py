@@ -60,9 +60,10 @@ class Offering:
 
     def offer_anew(self, copy: Partial) -> None:
         """Offer a copy that was begun anew: as the next generation, unless nobody can have had other bytes of it."""
-        version = versions.of_copy(copy)
-        validated = bool(copy.validators)
-        fresh = self.holding is None or self.holding.verified == 0 or (validated and version == self._version)
+        # Without validators nobody knows whether the others hold bytes of the same image.
+        same = bool(copy.validators) and versions.of_copy(copy) == self._version
+        unheard = bool(copy.validators) and self.verified == 0
+        fresh = self.holding is None or same or unheard
         self.offer(copy, self.generation if fresh else self.generation + 1)
 
     def offer_image(self, image: StagedImage, folder: str, generation: int) -> None:

@@ -132,12 +132,14 @@ def _version(value: object) -> Message | None:
     size = table.get("size")
     if size is not None:
         _count(table, "size", 0, MAX_SIZE)
+    if not isinstance(table.get("private"), bool):
+        raise NotUnderstood("private is neither true nor false")
     return {
         "etag": _text(table, "etag"),
         "modified": _text(table, "modified"),
         "size": size,
         "origin": _text(table, "origin"),
-        "private": table.get("private") is True,
+        "private": table["private"],
     }
 
 

@@ -219,7 +219,8 @@ class Staging:
                     self.cluster.prepare(self._known)
                 image = self._fetch.run(leadership)
                 if self.cluster is not None:
-                    leadership.phase = "waiting for other nodes"
+                    cluster = self.cluster
+                    leadership.phase, leadership.measure = "waiting for other nodes", lambda: cluster.readiness
                     self.cluster.await_nodes(self._known, image, self.policy.patience)
         except StageImageError as error:
             whole_node = not isinstance(error, (PinLost, LeaderLost, TooFewNodes))

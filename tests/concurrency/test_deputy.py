@@ -68,12 +68,12 @@ def test_a_death_is_no_answer() -> None:
 
 def test_it_is_nobodys_child_and_has_nothing_of_ours() -> None:
     reading, writing = os.pipe()
+    session = os.getsid(0)
 
     def work(principal: Principal) -> None:
         numbers = [number for number in range(64) if os.path.lexists(f"/proc/self/fd/{number}")]
         fds = [os.readlink(f"/proc/self/fd/{number}").partition(":")[0] for number in numbers]
-        leader, where = os.getsid(0) == os.getsid(os.getppid()), os.getcwd()
-        principal.say(f"{fds} {leader} {where}")
+        principal.say(f"{fds} {os.getsid(0) == session} {os.getcwd()}")
         principal.staged(DIGEST)
 
     tell = Heard()
