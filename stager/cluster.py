@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from stager.errors import ClusterUnavailable, TooFewNodes
 from stager.load import Load
 from stager.member import Member
 from stager.offering import Offering
-from stager.plain import dataclass, field
 from stager.reference import Digest
 from stager.store import copies, files, images, memory, repair
 from stager.store.partial import Partial

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager import lease, warm
 from stager.errors import StageImageError
 from stager.mount import MountPlace, places
-from stager.plain import dataclass, field
 from stager.process import ProcessIdentity, boot_id
 from stager.store import copies, files, images, room
 

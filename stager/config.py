@@ -8,12 +8,12 @@ below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment. Not i
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stager import kinds, settings_file
 from stager.errors import ConfigError
-from stager.plain import dataclass, field, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

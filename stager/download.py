@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from stager.errors import OriginUnavailable, StageImageError
-from stager.plain import dataclass, field
 from stager.retry import RetryPolicy, retrying
 from stager.store.segments import UNKNOWN_END
 

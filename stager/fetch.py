@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager.errors import DamagedImage, DigestMismatch, LeaderLost, NotAnImage, OriginUnavailable, PinLost
 from stager.interfaces import Validators
-from stager.plain import dataclass
 from stager.retry import RetryPolicy
 from stager.store import copies, images, repair
 from stager.store.partial import Partial

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stager.plain import dataclass
 from stager.store import images, memory
 
 if TYPE_CHECKING:

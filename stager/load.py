@@ -7,13 +7,13 @@ node's partial copy, and from there on to whoever asks. Which of them it is, the
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager import versions
 from stager.errors import DigestMismatch, OriginUnavailable
 from stager.freshness import Freshness
 from stager.head import Head
-from stager.plain import dataclass, field
 from stager.reference import Digest
 from stager.store.trouble import storage_errors
 

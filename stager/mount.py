@@ -11,13 +11,13 @@ A FUSE server dies with the job step that started it, so its kind carries the se
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager import lease, warm
 from stager.errors import InUse, MountFailed, MountUnavailable
 from stager.interfaces import MountReport
 from stager.layout import UNMOUNTED
-from stager.plain import dataclass
 from stager.process import boot_id
 from stager.store import files, folder
 

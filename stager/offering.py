@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager import versions
 from stager.errors import ClusterUnavailable
-from stager.plain import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

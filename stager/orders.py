@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from stager.plain import dataclass, field
 from stager.quantity import MAX_SIZE
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager.errors import ClusterUnavailable
 from stager.interfaces import PeerLost
-from stager.plain import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from stager.errors import LeaderLost, PinLost, StageImageError, TooFewNodes
 from stager.fetch import Fetch
 from stager.known import Known
 from stager.leading import Leadership, claimed
-from stager.plain import dataclass, replace
 from stager.reference import Digest
 from stager.store import files, memory
 from stager.store.trouble import storage_errors

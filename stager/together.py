@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager import versions
 from stager.deputy import Ended
 from stager.errors import ClusterUnavailable, PinLost
 from stager.load import Task
-from stager.plain import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

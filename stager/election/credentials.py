@@ -7,10 +7,10 @@ import hmac
 import os
 import re
 import stat
+from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 
 from stager.errors import ConfigError
-from stager.plain import dataclass, field
 
 MAX_FILE = 1024
 """Bytes."""

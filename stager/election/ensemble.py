@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 
 from stager.election.credentials import Credentials
 from stager.errors import ClusterUnavailable, ConfigError
-from stager.plain import dataclass
 
 
 class Absent(Exception):

@@ -11,11 +11,11 @@ because removing old ones has to list them: a site with 100,000 jobs a day would
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import quote, unquote
 
 from stager.errors import ConfigError
-from stager.plain import dataclass
 
 TOP = "/stage-image"
 

@@ -5,11 +5,12 @@ Only headers are read: at most `READ_LIMIT` bytes of a file, wherever its offset
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stager.errors import DamagedImage, NotAnImage
 from stager.images import erofs, sif, squashfs
 from stager.images.extent import Extent
 from stager.interfaces import ImageInfo, Partition
-from stager.plain import replace
 
 HEAD = 4096
 """Bytes read from the start of a file and of a root partition; holds every superblock there is."""

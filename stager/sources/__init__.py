@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stager.clock import SystemClock
-from stager.plain import replace
 from stager.reference import Reference, parse
 from stager.sources.settings import HttpSettings
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stager import __version__
-from stager.plain import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import json
 import os
 import stat
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from stager.errors import InvalidReference
 from stager.interfaces import ImageInfo, Partition
 from stager.layout import FORMAT_SUFFIXES
-from stager.plain import asdict, dataclass, replace
 from stager.reference import Digest
 from stager.store import files
 from stager.store.folder import open_to_leases

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 
 from stager.interfaces import Validators
-from stager.plain import replace
 from stager.process import boot_id
 from stager.reference import Digest
 from stager.store import files, segments

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stager import lease
 from stager.errors import NoSpace
-from stager.plain import dataclass
 from stager.store import files, images
 
 if TYPE_CHECKING:

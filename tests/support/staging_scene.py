@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from stager import seat as seat_module
 from stager.coordinator import Coordinator
 from stager.download import Download
-from stager.errors import ClusterUnavailable, StageImageError
+from stager.errors import ClusterUnavailable, OriginUnavailable, StageImageError
 from stager.images import recognise
 from stager.interfaces import ImageInfo, Partition, PeerLost
 from stager.load import Load, Task
@@ -90,9 +90,10 @@ class Turnstile:
 
 
 class SteppedSource(ScriptedSource):
-    """A scripted origin that sends a piece at each turn."""
+    """A scripted origin that sends a piece at each turn; `broken` counts how often all its streams were broken off."""
 
     turnstile: Turnstile
+    broken = 0
 
     def open(
         self,
@@ -103,13 +104,14 @@ class SteppedSource(ScriptedSource):
         unless: Validators | None = None,
     ) -> ScriptedStream | None:
         stream = super().open(start, end, if_range=if_range, unless=unless)
-        return None if stream is None else _Stepped(stream, self.turnstile)  # type: ignore[return-value]
+        return None if stream is None else _Stepped(stream, self)  # type: ignore[return-value]
 
 
 class _Stepped:
-    def __init__(self, stream: ScriptedStream, turnstile: Turnstile) -> None:
+    def __init__(self, stream: ScriptedStream, source: SteppedSource) -> None:
         self._stream = stream
-        self._turnstile = turnstile
+        self._source = source
+        self._broken = source.broken
         self._over = threading.Event()
 
     def __getattr__(self, name: str) -> object:
@@ -117,13 +119,15 @@ class _Stepped:
 
     def chunks(self) -> Iterator[bytes]:
         for chunk in self._stream.chunks():
-            self._turnstile.wait(self._over)
+            self._source.turnstile.wait(self._over)
+            if self._source.broken > self._broken:
+                raise OriginUnavailable("the origin broke off")
             yield chunk
 
     def close(self) -> None:
         self._stream.close()
         self._over.set()
-        self._turnstile.call()
+        self._source.turnstile.call()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -141,7 +145,6 @@ class Node:
     image: StagedImage | None = None
     error: StageImageError | None = None
     gone: bool = False
-    stopped: bool = False
     said: list[str] = field(default_factory=list)
 
     @property
@@ -152,8 +155,11 @@ class Node:
     def step(self) -> None:
         """Let the member talk once with its coordinator, as its thread would, and publish what is complete."""
         member = self.member
-        if self.gone or self.stopped or self.error is not None or member.dismissed:
+        if self.gone or self.peers.stopped or self.error is not None or member.dismissed:
             return
+        if self.seat.taken:
+            with suppress(ClusterUnavailable):
+                self.seat._keep_claims()
         try:
             member._step()
         except StageImageError as error:
