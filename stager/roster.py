@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from stager.roster_finished import Finished
 from stager.roster_member import Member
-from stager.roster_order import Order, fan_of
+from stager.roster_order import Order
 from stager.roster_rates import Rates
 from stager.roster_return import Return
+from stager.roster_shape import fan_of
 from stager.roster_tree import Tree
 from stager.roster_watch import Watch
 

@@ -8,10 +8,9 @@ a chain: what flows there has passed its own place a moment later.
 from __future__ import annotations
 
 from itertools import islice
-from math import log2
 from typing import TYPE_CHECKING
 
-from stager.roster_messages import CHUNK
+from stager.roster_strikes import AGAIN, AVOID, struck_out, worked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,14 +22,11 @@ LITTLE = 8 << 20
 """Bytes: a member that holds no more than that, or LITTLE_PART of the image, may wait for a new one before it."""
 LITTLE_PART = 0.01
 
-AVOID = 30.0
-"""Seconds for which a member is not sent again to an upstream that went wrong for it."""
-AGAIN = 2.0
-"""The same if there is nobody else."""
-STRIKES = 2
-"""So often does it go wrong before the origin is asked instead, though others hold the bytes."""
 TURN = 5.0
 """Seconds for which somebody who reaches nobody is left at the origin, if others do not reach it either."""
+
+NEIGHBOURS = 8
+"""So many predecessors are looked at for one that can feed; a number for which a join stays cheap."""
 
 MARGIN = 32 << 20
 """Bytes that somebody must be ahead of the head to take its place: less is the age of a report, not a lead."""
@@ -38,26 +34,6 @@ MARGIN_SECONDS = 2.0
 
 FRESH = 0.02
 """Seconds for which a report says where a member is now."""
-
-WAKE = 0.001
-"""Seconds that a node takes, beside receiving a chunk, to pass it on: 0.6 ms measured on loopback, 0.25 of them sha256;
-and something for real networks, and nodes that have more to do."""
-
-NEIGHBOURS = 8
-"""So many predecessors are looked at for one that can feed; a number for which a join stays cheap."""
-
-
-def fan_of(nodes: int, size: int | None, rate: float) -> int:
-    """Return how many members each member feeds: 1 (a chain) or 2 (a binary tree).
-
-    A chain of N takes S/B + N hops. Splitting it at the head into c chains would take c S/B + N/c hops; but once the
-    rate is halved anyway, every node below can feed two as well, for 2 S/B + 2 log2 N hops. Against that, two chains
-    never win; neither do three children: k / log2 k is least at 2 and 4 (and at e).
-    """
-    if not size or nodes < 4:
-        return 1
-    hop = CHUNK / rate + WAKE
-    return 1 if nodes * hop <= size / rate + 2 * log2(nodes) * hop else 2
 
 
 class Order:
@@ -166,9 +142,11 @@ class Order:
         if member.leaf:
             self._hang(member, now)
             return
+        if member.avoided and self._struck_out(member, now) and self._ask_origin(member, now):
+            return
         if (feeder := self._best(member, now)) is not None:
             self._attach(member, feeder, now)
-        elif self._deserves_origin(member, now):
+        elif not (member.barred or self.tree.heads or any(True for _ in self.feeders())):
             self.tree.to_origin(member, now)
         else:
             self._squeeze_in(member, now)
@@ -184,19 +162,18 @@ class Order:
                 return end
         return None
 
-    def _deserves_origin(self, member: Member, now: float) -> bool:
-        """Whether the origin is free and has what nobody else can give this member."""
-        if member.barred or len(self.tree.heads) >= self.origins:
-            return False
-        if self.tree.heads or any(True for _ in self.feeders()):
-            return self._struck_out(member, now)
-        return True
-
     def _struck_out(self, member: Member, now: float) -> bool:
-        """Whether everybody who could feed it has failed it more than once."""
-        others = [other for other in self.tree.members.values() if other.feeds and not self.tree.below(member, other)]
-        strikes = [member.avoided.get(other.name, (0.0, 0)) for other in others if other is not member]
-        return bool(strikes) and all(count >= STRIKES and now - when < AVOID for when, count in strikes)
+        sources = [*self.feeders(), *(head for head in self.tree.heads if head.feeds)]
+        return struck_out(member, sources, self.tree, now)
+
+    def _ask_origin(self, member: Member, now: float) -> bool:
+        """Let a member that reaches nobody ask the origin, if it can be spared; return whether it does."""
+        if not member.barred and len(self.tree.heads) < self.origins:
+            self.tree.to_origin(member, now)
+        elif not member.leaf and self._may_relieve(member, now):
+            self._relieved = now
+            self.promote(member, now)
+        return member.at_origin
 
     def _squeeze_in(self, member: Member, now: float) -> None:
         """Find a place that costs somebody else something."""
@@ -209,9 +186,6 @@ class Order:
             feeder := self._end(member, now) or self._spare(member, now) or self._spare(member, now, AGAIN)
         ) is not None:
             self._attach(member, feeder, now)
-        elif self._may_relieve(member, now) and self._struck_out(member, now):
-            self._relieved = now
-            self.promote(member, now)
 
     def _attach(self, member: Member, feeder: Member, now: float) -> None:
         """Link two, at the cost of a leaf if there are too many already."""
@@ -272,8 +246,7 @@ class Order:
     def _hang(self, member: Member, now: float) -> None:
         """Find a place for a leaf where it takes nothing from a chain; wait for one as long as there are chains."""
         feeder = self._best(member, now) or self._end(member, now)
-        if feeder is None and not self.tree.heads and not member.barred and self._struck_out(member, now):
-            self.tree.to_origin(member, now)
+        if feeder is None and self._struck_out(member, now) and self._ask_origin(member, now):
             return
         if feeder is None and not self.tree.open:
             feeder = self._spare(member, now) or self._spare(member, now, AGAIN)
@@ -311,5 +284,4 @@ class Order:
         """Whether the member may be sent to this one: no cycle, and nothing went wrong between them lately."""
         if feeder is member or self.tree.below(member, feeder):
             return False
-        bad = member.avoided.get(feeder.name)
-        return bad is None or now - bad[0] > pause
+        return worked(member, feeder, now, pause)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stager.roster_messages import CHUNK
+from stager.roster_strikes import avoid
 
 if TYPE_CHECKING:
     from stager.roster_member import Member
@@ -95,12 +96,6 @@ class Watch:
             accused.suspected = member.name
             self.tree.changed(accused)
             self.tree.splice(accused, now)
-
-
-def avoid(member: Member, upstream: Member, now: float) -> None:
-    """Remember that this upstream went wrong for the member."""
-    count = member.avoided.get(upstream.name, (0.0, 0))[1]
-    member.avoided[upstream.name] = (now, count + 1)
 
 
 def complaints(above: Member, member: Member, now: float) -> int:

@@ -31,7 +31,7 @@ from stager.relay.server import Server
 from stager.relay.upstream import Upstream
 from stager.roster import INTERVAL, REPORTS
 from stager.roster_messages import CHUNK
-from stager.roster_order import fan_of
+from stager.roster_shape import fan_of
 from tests.support.relay_model import Model, Setting
 
 if TYPE_CHECKING:

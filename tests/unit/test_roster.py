@@ -9,8 +9,9 @@ import pytest
 from stager.roster import Roster
 from stager.roster_member import Member
 from stager.roster_messages import CHUNK, joining, report
-from stager.roster_order import LITTLE, fan_of
+from stager.roster_order import LITTLE
 from stager.roster_rates import TRIALS
+from stager.roster_shape import fan_of
 from stager.roster_tree import Ring, Tree
 
 SIZE = 1 << 30
