@@ -127,7 +127,7 @@ class Coordinator:
         member = self.roster.join(joining, self._credit(joining), now)
         if self.digest is None or joining.generation is not None or joining.expects == self.digest:
             self.doubts.settle(member, sure=True)
-        if joining.generation == self.generation:
+        if joining.generation == self.generation and not self._is_other(joining):
             self._vouch(joining.digest, joining.root, now)
         return self._told_of(member, now)
 
@@ -168,9 +168,14 @@ class Coordinator:
     def _credit(self, joining: Joining) -> int:
         """Return how many of a joining member's bytes are of the image that is being staged."""
         if joining.generation is not None:
-            return joining.offset if joining.generation == self.generation else 0
-        same = self.version is not None and joining.version is not None and self.version.same(joining.version)
+            same = joining.generation == self.generation and not self._is_other(joining)
+        else:
+            same = self.version is not None and joining.version is not None and not self._is_other(joining)
         return joining.offset if same else 0
+
+    def _is_other(self, joining: Joining) -> bool:
+        """Whether it has bytes of another version. Its generation may be the number of another staging's."""
+        return self.version is not None and joining.version is not None and not self.version.same(joining.version)
 
     @property
     def _settled(self) -> bool:

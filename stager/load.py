@@ -276,7 +276,8 @@ class Load:
         """Make the copy one of this version, keeping what it holds of it."""
         copy, wanted = self.task.copy, versions.validators_of(version)
         holding = self.offering.holding
-        if holding is not None and generation == self.offering.generation:
+        here = holding is not None and generation == self.offering.generation and versions.same(copy, wanted)
+        if here and holding is not None:
             if copy.size is None and wanted.size is not None:
                 copy.settle_size(wanted.size)
                 holding.size = wanted.size
