@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,6 +125,33 @@ def a_node_that_died_comes_back(folder: Path) -> None:
         middle.kill()
         del job.tasks[middle]
         job.start(middle)
+        job.end()
+        assert job.egress < 1.05
+        nothing_is_left(job.cluster)
+
+
+@scenarios
+def a_cancelled_job_leaves_nothing(folder: Path) -> None:
+    with ready(folder, 4) as job:
+        job.start(tasks=2)
+        job.await_part(0.3)
+        tasks = [task for started in job.tasks.values() for task in started]
+        for task in tasks:
+            task.send(signal.SIGTERM)
+        assert {task.done() for task in tasks} <= {-signal.SIGTERM, 128 + signal.SIGTERM}
+        assert job.egress < 1.05
+        nothing_is_left(job.cluster)
+
+
+@scenarios
+def tasks_that_end_early_still_pass_on_what_others_need(folder: Path) -> None:
+    """Nobody on the node wants the image any more, but those behind it do."""
+    with ready(folder, 4) as job:
+        job.start()
+        job.await_part(0.3)
+        (middle, *_) = job.relays()
+        (task,) = job.tasks.pop(middle)
+        task.send(signal.SIGTERM)
         job.end()
         assert job.egress < 1.05
         nothing_is_left(job.cluster)

@@ -153,8 +153,23 @@ def the_origin_dies_and_comes_back(folder: Path) -> None:
         job.await_part(0.5)
         job.cluster.origin.stop()
         until(lambda: job.spread() < CHUNK, "all to have what there is")
+        until(lambda: any("trying again" in task.err for tasks in job.tasks.values() for task in tasks), "a retry")
         job.cluster.origin.start()
         job.end()
+        assert job.egress < 1.05 + UNDER_WAY / len(job.content)
+        nothing_is_left(job.cluster)
+
+
+@scenarios
+def the_origin_says_nothing_for_a_while(folder: Path) -> None:
+    with ready(folder, 4, STAGE_IMAGE_STALL_TIMEOUT="2s") as job:
+        job.start()
+        job.await_part(0.5)
+        origin = job.cluster.origin.host
+        job.cluster.switch.cut(origin)
+        until(lambda: any("trying again" in task.err for tasks in job.tasks.values() for task in tasks), "a retry")
+        job.cluster.switch.heal(origin)
+        job.end(patience=PATIENCE + 10)
         assert job.egress < 1.05 + UNDER_WAY / len(job.content)
         nothing_is_left(job.cluster)
 
