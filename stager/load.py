@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 REFUSALS = 5
 """So often in a row is a node asked again that says it has nothing of the image, before that is told."""
 
+SILENT_SECONDS = 1.0
+"""Without a byte that should come: told at once, since among a thousand nodes the next report may be seconds away."""
+
 OWN_FAULT = "try again; if it happens twice, suspect this node's disk or memory: the bytes were right when they came"
 
 
@@ -123,7 +126,10 @@ class Load:
     @property
     def has_news(self) -> bool:
         """Whether something happened that the coordinator should know at once."""
-        return bool(self._lost) or (self._upstream is not None and self._upstream.error is not None)
+        upstream = self._upstream
+        if upstream is None:
+            return False
+        return bool(self._lost) or upstream.error is not None or upstream.silence > SILENT_SECONDS
 
     @property
     def fetches_from_origin(self) -> bool:
