@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from stager.download import Download
     from stager.interfaces import ImageInfo, Message, Peers, Rendezvous, Teller
     from stager.known import Known
-    from stager.load import Task
     from stager.seat import Seat
     from stager.shared import SharedStore
     from stager.store.images import StagedImage
+    from stager.task import Task
 
 GOODBYE_SECONDS = 3.0
 """For members to come once more and hear that nobody needs them; they come several times a second."""

@@ -10,7 +10,7 @@ from stager.errors import OriginUnavailable, StageImageError
 
 if TYPE_CHECKING:
     from stager.interfaces import Message
-    from stager.load import Task
+    from stager.task import Task
 
 
 class Freshness(threading.Thread):

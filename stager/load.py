@@ -18,15 +18,11 @@ from stager.reference import Digest
 from stager.store.trouble import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from stager.download import Download
-    from stager.interfaces import ImageInfo, Message, Peers, Upstream, Validators
+    from stager.interfaces import Message, Peers, Upstream
     from stager.offering import Offering
     from stager.orders import Orders
-    from stager.shared import SharedStore
     from stager.store.images import StagedImage
-    from stager.store.partial import Partial
+    from stager.task import Task
 
 REFUSALS = 5
 """So often in a row is a node asked again that says it has nothing of the image, before that is told."""
@@ -35,30 +31,6 @@ SILENT_SECONDS = 1.0
 """Without a byte that should come: told at once, since among a thousand nodes the next report may be seconds away."""
 
 OWN_FAULT = "try again; if it happens twice, suspect this node's disk or memory: the bytes were right when they came"
-
-
-@dataclass(slots=True)
-class Task:
-    """What one node wants to hold in the end, and what it may use for it.
-
-    `download` makes a download from the origin; `unless`: the version of `held`, which need not come again if the
-    origin still has it; `pin`: the only digest that will do, by the reference, `expects`: by the job, too; `offline`:
-    whether an image will do about which the origin cannot be asked; `settle` pins the job, on all nodes, and returns
-    what it is pinned to; `lookup` finds an image that is staged here. `shared`: where the head puts the image for all,
-    instead of passing it on.
-    """
-
-    copy: Partial
-    download: Callable[[Partial], Download]
-    recognise: Callable[[int, int], ImageInfo]
-    settle: Callable[[Digest], Digest]
-    lookup: Callable[[Digest], StagedImage | None]
-    unless: Validators | None = None
-    held: StagedImage | None = None
-    pin: Digest | None = None
-    expects: Digest | None = None
-    shared: SharedStore | None = None
-    offline: bool = True
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stager import versions
 from stager.deputy import Ended
 from stager.errors import ClusterUnavailable, PinLost
-from stager.load import Task
+from stager.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from stager.download import Download
 from stager.errors import ClusterUnavailable, OriginUnavailable, StageImageError
 from stager.images import recognise
 from stager.interfaces import ImageInfo, Partition, PeerLost
-from stager.load import Load, Task
+from stager.load import Load
 from stager.member import Member
 from stager.offering import Offering
 from stager.reference import Digest
@@ -29,6 +29,7 @@ from stager.retry import RetryPolicy
 from stager.seat import Seat
 from stager.store.images import StagedImage
 from stager.store.partial import Partial
+from stager.task import Task
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_peers import FakePeers, Network
 from tests.support.fake_rendezvous import FakeRendezvous, Town

@@ -1,24 +1,27 @@
 """Several faults in one staging, drawn by lot: whoever lives at the end has the image, and nothing else is left.
 
-STAGE_IMAGE_TEST_CHAOS=20-39 tries those numbers instead of the few that belong to every run.
+STAGE_IMAGE_TEST_CHAOS=20-39 tries those numbers instead of the few that belong to every run. With odd numbers, the
+image at the origin may change, too.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stager.errors import OriginUnavailable, PinLost
 from tests.support.cluster.job import PATIENCE, RATE, SIZE, Job, nothing_is_left, ready
 from tests.support.cluster.scenarios import Outcomes, Scenarios
-from tests.support.tasks import until
+from tests.support.tasks import image, until, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.cluster.node import Node
 
@@ -38,9 +41,10 @@ HEALED = PATIENCE + 30
 class Chaos:
     """What may happen to a job; `dead` nodes stay dead, everything else is put right at the end."""
 
-    def __init__(self, job: Job, lot: Random) -> None:
+    def __init__(self, job: Job, lot: Random, *, changes: bool) -> None:
         self.job = job
         self.lot = lot
+        self.changes = changes
         self.dead: list[Node] = []
         self.amends: list[Callable[[], None]] = []
         self.told: list[str] = []
@@ -49,7 +53,7 @@ class Chaos:
     def strike(self) -> None:
         """Let something happen."""
         kinds = (self.kill, self.power, self.cut, self.slow, self.freeze, self.restart, self.zookeeper, self.origin)
-        kind = self.lot.choice(kinds)
+        kind = self.lot.choice((*kinds, *(self.change,) * (2 * self.changes)))
         living = [node for node in self.job.tasks if node not in self.dead and node not in self._busy]
         node = self.lot.choice(living)
         self.told.append(f"{kind.__name__} {node}")
@@ -89,6 +93,9 @@ class Chaos:
         node.freeze()
         self.amends.append(node.thaw)
 
+    def change(self, _node: Node) -> None:
+        self.job.cluster.origin.put("tool.sqsh", image(SIZE, seed=10 + len(self.told)))
+
     def zookeeper(self, _node: Node) -> None:
         keeper = self.job.cluster.zookeeper
         if not keeper.mode(0):
@@ -109,7 +116,7 @@ def chaos(number: int, folder: Path) -> None:
     with ready(folder, NODES, rate=RATE / 2) as job:
         *early, late = job.cluster.nodes
         job.start(*early)
-        faults = Chaos(job, lot)
+        faults = Chaos(job, lot, changes=bool(number % 2))
         at = sorted(lot.uniform(0, 0.9) for _ in range(FAULTS))
         try:
             for part in at:
@@ -117,10 +124,26 @@ def chaos(number: int, folder: Path) -> None:
                 faults.strike()
             job.start(late)
             faults.put_right()
-            job.end(*faults.dead, patience=time.monotonic() - job.began + HEALED + SIZE * 8e-6 / RATE)
+            if faults.changes:
+                _agree(job, faults.dead)
+            else:
+                job.end(*faults.dead, patience=time.monotonic() - job.began + HEALED)
             nothing_is_left(job.cluster, dead=faults.dead)
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(f"chaos {number}, {faults.told} at {[round(part, 2) for part in at]}") from error
+
+
+def _agree(job: Job, dead: list[Node]) -> None:
+    """Fail unless each living node has the image that all others have, unharmed, or says that it cannot be had."""
+    tasks = {task: node for node, tasks in job.tasks.items() for task in tasks if node not in dead}
+    codes = dict(zip(tasks, wait_for(tasks, HEALED), strict=True))
+    assert set(codes.values()) <= {0, OriginUnavailable.exit_code, PinLost.exit_code}, [task.err for task in tasks]
+    answers = {Path(task.answer).relative_to(node.store): task for task, node in tasks.items() if not codes[task]}
+    assert len(answers) < 2, [task.err for task in tasks]
+    for task in tasks:
+        if not codes[task]:
+            path = Path(task.answer)
+            assert sha256(path.read_bytes()).hexdigest() == path.parent.name
 
 
 def _await_any(job: Job, part: float, patience: float = 5) -> None:

@@ -12,7 +12,7 @@ from stager.freshness import Freshness
 from stager.interfaces import Validators
 
 if TYPE_CHECKING:
-    from stager.load import Task
+    from stager.task import Task
 
 VERSION = {"etag": '"1"', "modified": "", "size": 7, "origin": "origin", "private": False}
 
