@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from stager import lease, warm
 from stager.errors import StageImageError
-from stager.mount import MountPlace, places
 from stager.process import ProcessIdentity, boot_id
 from stager.store import copies, files, images, room
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from stager.interfaces import Election, Mounter
     from stager.layout import Layout
+    from stager.mount import MountPlace
     from stager.reference import Digest
 
 DAY = 86400.0
@@ -60,7 +60,7 @@ class Collector:
         return collected
 
     def _collect(self, collected: Collected) -> None:
-        for place in places(self.layout):
+        for place in _places(self.layout):
             try:
                 self._mount(place, collected)
             except (StageImageError, OSError) as error:
@@ -120,11 +120,19 @@ class Collector:
     def _old_asides(self) -> Iterator[tuple[str, str]]:
         # What write_aside left when it was killed between making and renaming.
         folders = [f"{self.layout.root}/{name}" for name in ("refs", "locks", "failures", "mounts")]
-        folders += [os.path.dirname(place.root) for place in places(self.layout)]
+        folders += [os.path.dirname(place.root) for place in _places(self.layout)]
         for folder in folders:
             for name in files.hidden_names(folder):
                 if _age(f"{folder}/{name}") > DAY:
                     yield f"unfinished record {name}", f"{folder}/{name}"
+
+
+def _places(layout: Layout) -> list[MountPlace]:
+    if not files.names(f"{layout.root}/mounts"):
+        return []  # on many nodes nothing is ever mounted: nor need be imported what would
+    from stager.mount import places
+
+    return places(layout)
 
 
 def drop_orphans(layout: Layout, *, dry_run: bool = False) -> int:

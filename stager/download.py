@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from stager.errors import OriginUnavailable, StageImageError
 from stager.retry import RetryPolicy, retrying
 from stager.store.segments import UNKNOWN_END
+from stager.store.syncing import Syncing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +41,6 @@ LOOK_BYTES = 64 << 10
 """The headers of every image format lie in the first 64 KiB, but for a SIF's inner file system."""
 ROOM_BYTES = 1 << 20
 """What room is asked for at a time where the origin does not say how much will come."""
-SYNC_BYTES = 32 << 20
-SYNC_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -94,7 +93,7 @@ class Download:
         if self.partial.held and self.partial.size is not None:
             self.room(self.partial.size - self.partial.held)
         try:
-            with _Syncing(self.partial):
+            with Syncing(self.partial):
                 return self._fetch(unless)
         finally:
             self._end_extra_streams()
@@ -271,31 +270,3 @@ class Download:
         return retrying(
             action, policy=self.policy, clock=self.clock, progressed=lambda: self._furthest, on_wait=self.on_wait
         )
-
-
-class _Syncing:
-    """Writes back in the background, so that publishing has little left to wait for and a reboot loses little."""
-
-    def __init__(self, partial: Partial) -> None:
-        self._partial = partial
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        synced = self._partial.held
-        while not self._end.wait(SYNC_SECONDS):
-            held = self._partial.held
-            synced = min(synced, held)  # it may have begun anew
-            if held - synced >= SYNC_BYTES:
-                try:
-                    self._partial.sync()
-                except OSError:
-                    return  # the final fsync in publish meets the same error, where it can be told
-                synced = held

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stager import versions
 from stager.deputy import Ended
 from stager.errors import ClusterUnavailable, PinLost
+from stager.store.syncing import Syncing
 from stager.task import Task
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Fetching:
         task = self.task(unless, held)
         member = self.cluster.join(task)
         try:
-            self._wait()
+            with Syncing(self.copy):
+                self._wait()
         except BaseException:
             member.stop()  # before the copy's descriptors are let go of, and may become others'
             raise

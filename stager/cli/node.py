@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from stager import collect, filesystem, mount, warm
+from stager import collect, filesystem, warm
 from stager.clock import SystemClock
 from stager.config import Config, load
 from stager.election.file_lock import FileLockElection
@@ -94,7 +94,7 @@ class Node:
 
     def mounted(self, image: StagedImage, mode: str, *, own: bool, tell: Teller) -> Mounted:
         """Return the image mounted by `mode` (auto, loop or fuse). Raises MountFailed, MountUnavailable."""
-        from stager import mounts
+        from stager import mount, mounts
         from stager.mounts.fuse import is_dead
 
         if mode == "none":

@@ -168,12 +168,29 @@ def discard(path: str) -> None:
 
 def discard_tree(path: str) -> None:
     """Remove a directory tree, or whatever else is at `path`, without following links; what cannot be removed stays."""
-    import shutil
-
-    if is_folder(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if not is_folder(path):
         discard(path)
+    elif not _discard_flat(path):
+        import shutil  # 3 ms of CPU, with all the ways to compress
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _discard_flat(folder: str) -> bool:
+    """Remove a directory that holds files only, as far as it goes; whether it is gone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        for name in os.listdir(fd):
+            os.unlink(name, dir_fd=fd)
+        os.rmdir(folder)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def is_folder(path: str) -> bool:

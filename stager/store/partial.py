@@ -43,6 +43,8 @@ class Partial:
         self.size = self.validators.size
         self._promised = (state or {}).get("digest", "")
         self.segments = self._trusted_segments((state or {}).get("boot", "")) if state else []
+        self.synced = self.held
+        """How many bytes survive a power loss, as far as we have seen to it."""
         self._write_progress()
         if state and state.get("boot") != boot_id():
             self._write_state()  # from here on `progress` counts: what is fetched now is safe from the next crash
@@ -97,6 +99,7 @@ class Partial:
             self._write_state()
             self._replace_data()
             self._start_hash()
+            self.synced = 0
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
 
     def write(self, segment: Segment, chunk: bytes) -> int:
@@ -171,7 +174,7 @@ class Partial:
     def sync(self) -> None:
         """Make what is held survive a power loss. Raises OSError (ENOSPC on delayed allocation)."""
         with self._lock:
-            counted, version = self._packed(), self._version
+            counted, held, version = self._packed(), self.held, self._version
         os.fdatasync(self._data)
         aside = f"{self.folder}/.durable.{os.urandom(4).hex()}"
         with open(aside, "wb") as file:
@@ -181,6 +184,7 @@ class Partial:
         with self._lock:
             if version == self._version:
                 os.replace(aside, f"{self.folder}/durable")
+                self.synced = held
             else:
                 files.discard(aside)  # the copy was begun anew meanwhile: what was counted is no more
 

@@ -16,6 +16,7 @@ from stager.download import Download
 from stager.errors import NoSpace, NotAnImage, NotFound, OriginUnavailable, StageImageError
 from stager.interfaces import Validators
 from stager.retry import RetryPolicy
+from stager.store import syncing
 from stager.store.partial import Partial
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_node import ticking
@@ -241,8 +242,8 @@ def test_a_disk_error_is_the_callers(fetching: Fetching, monkeypatch: pytest.Mon
 class TestSyncing:
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(download, "SYNC_SECONDS", 0.001)
-        monkeypatch.setattr(download, "SYNC_BYTES", 100)
+        monkeypatch.setattr(syncing, "SECONDS", 0.001)
+        monkeypatch.setattr(syncing, "BYTES", 100)
 
     def run(self, fetching: Fetching, monkeypatch: pytest.MonkeyPatch, sync: Callable[[Partial], None]) -> None:
         """Download with a gate half-way, until `sync` has been called."""
