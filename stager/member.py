@@ -35,6 +35,10 @@ COORDINATOR_SECONDS = 0.7
 """Between two looks for a coordinator, on average: several of a thousand nodes' looks fit into each of ZooKeeper's
 milliseconds."""
 
+FIRST_SECONDS = 0.05
+"""Before the second look of who never joined, twice as much before each later one: whoever was found may have claimed
+the seat just now, and not sit there yet."""
+
 
 class Member:
     """A thread that talks with the coordinator. `patience`: seconds without a coordinator, or without a byte.
@@ -63,6 +67,7 @@ class Member:
         self._patience = patience
         self._stall = stall
         self._joined = False
+        self._first = FIRST_SECONDS
         self._end = threading.Event()
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="member", daemon=True)
@@ -138,7 +143,7 @@ class Member:
             self._go_on_without(error, passed)
         else:
             self._obey(answer)
-            self._alone = 0.0
+            self._alone, self._first = 0.0, COORDINATOR_SECONDS
         if not self._settled.is_set():
             self._check_progress(passed)
 
@@ -214,7 +219,8 @@ class Member:
                 raise error
             raise ClusterUnavailable(f"the staging has no coordinator that answers ({error})")
         # Jitter: the nodes that lost their coordinator at the same moment shall not all look for it at the same one.
-        self._interval = COORDINATOR_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        self._interval = self._first * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        self._first = min(2 * self._first, COORDINATOR_SECONDS)
 
     def _check_progress(self, passed: float) -> None:
         held, before = self._load.progress[0], self._still
