@@ -125,12 +125,12 @@ def _zookeeper(raw: object) -> str:
 
 
 def _server(text: str) -> str:
-    from ipaddress import IPv6Address
-
     match = _SERVER.fullmatch(text)
     if match is None:
         raise ValueError
     if match[1].startswith("["):
+        from ipaddress import IPv6Address
+
         IPv6Address(match[1][1:-1])
     return f"{match[1]}:{port_range(match[2] or str(ZOOKEEPER_PORT))[0]}"
 

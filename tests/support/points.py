@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -19,13 +18,14 @@ ABOUT = {"import": 0, "os.fork": None, "socket.connect": 1, "os.link": 1}
 """Event, and which of its arguments tells what it is about."""
 
 
-class Point(NamedTuple):
-    """One line; `cpu` in seconds since the process or the fork began."""
+class Point:
+    """One line; `cpu` in seconds since the process or the fork began. No dataclass: that would be measured along."""
 
-    pid: int
-    cpu: float
-    what: str
-    about: str
+    def __init__(self, pid: int, cpu: float, what: str, about: str) -> None:
+        self.pid = pid
+        self.cpu = cpu
+        self.what = what
+        self.about = about
 
 
 def read(log: str | os.PathLike[str]) -> dict[int, list[Point]]:
