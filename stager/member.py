@@ -178,8 +178,7 @@ class Member:
         if told.unknown:
             self._joined = False
             return
-        # Nothing can begin before it is known which image it is.
-        self._interval = told.interval if told.version else told.interval / 4
+        self._interval = told.interval
         self.ready, self.nodes, self.doubted = told.ready, told.nodes, told.doubted
         if told.error is not None and not self._settled.is_set():
             raise error_of(told.error)
@@ -190,6 +189,9 @@ class Member:
             self._seat.close_door()
         self._tell_of(told.trouble)
         self._load.follow(told)
+        # Nothing can begin before it is known which image it is, and nothing end before it is known what it has to be.
+        if not told.version or (self._load.offering.whole and not self._load.complete):
+            self._interval /= 4
         if told.digest is not None and self._seat.taken:
             self._seat.publish(told.digest)
         done = self._state() == "done"
