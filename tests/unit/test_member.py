@@ -41,6 +41,7 @@ class FakeSeat:
         self.answers = list(answers) or [CALM]
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.taken = False
+        self.beyond_doubt = True
         self.takes = 0
         self.unreachable: Exception | None = None
         self.era = 0
@@ -84,6 +85,7 @@ class FakeLoad:
         self.serves = True
         self.offset = 0
         self.size = 7
+        self.confirmed = 0.0
         self.offering = SimpleNamespace(whole=False)
         self.followed: list[Orders] = []
         self.follows: Callable[[Orders], None] = lambda _orders: None
@@ -149,7 +151,8 @@ class Scripted:
 class TestConversation:
     def test_it_joins_and_then_reports(self) -> None:
         it = Scripted()
-        assert (it.member.load, it.member.ready, it.member.nodes) == (it.load, 0, 0)
+        assert it.member.load is cast("Load", it.load)
+        assert (it.member.ready, it.member.nodes) == (0, 0)
         it.step(3)
         assert it.seat.verbs == ["join", "report", "report"]
         assert it.seat.takes == 1
@@ -173,12 +176,21 @@ class TestConversation:
     def test_nodes_that_lose_it_together_do_not_come_back_together(self) -> None:
         pauses = set()
         for _ in range(20):
-            it = Scripted(PeerLost("reset"))
-            it.step()
+            it = Scripted(CALM, PeerLost("reset"))
+            it.step(2)
             pauses.add(it.member._interval)
         assert len(pauses) > 10
         least, most = (member_module.COORDINATOR_SECONDS * part for part in (0.5, 1.5))
         assert all(least <= pause <= most for pause in pauses)
+
+    def test_who_has_just_come_looks_again_soon_and_then_less_often(self) -> None:
+        it = Scripted(PeerLost("refused"))
+        it.step()
+        first = it.member._interval
+        assert first <= 2 * member_module.FIRST_SECONDS
+        it.step(8)
+        assert it.member._interval >= member_module.COORDINATOR_SECONDS / 2
+        assert it.seat.takes == 9
 
     def test_reports_come_as_often_as_wanted_and_more_often_before_anything_can_begin(self) -> None:
         it = Scripted({**CALM, "interval": 4.0}, {**CALM, "interval": 4.0, "version": None})
@@ -220,7 +232,7 @@ class TestConversation:
         it.step()
         assert it.load.followed == []
         assert not it.member._joined
-        assert it.member._interval > 0.1
+        assert it.member._interval > 0.01
         with pytest.raises(ClusterUnavailable, match="understand"):
             it.step(100, every=0.7)
 
@@ -488,9 +500,9 @@ class TestThread:
         it.load.follows = lambda _orders: followed.set()
         it.member.start()
         assert followed.wait(20)
-        assert it.member.active
+        was = it.member.active
         it.member.stop()
-        assert not it.member.active
+        assert (was, it.member.active) == (True, False)
         assert (it.load.halted, it.seat.asked[-1]) == (1, ("leave", {"node": "n0"}))
 
     @pytest.mark.parametrize(
