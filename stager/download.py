@@ -49,9 +49,10 @@ class Download:
 
     `room` is called with the bytes that will come before the first of them, and every ROOM_BYTES where the origin does
     not say how many; it raises NoSpace. `look` sees the first bytes, to give up early on what is no image. `on_begin`
-    is called when the copy has been made ready for the origin's version. `streams` limits the connections at a time.
-    `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes
-    may be gone on with. `image`, of `version`, is what was found to be here already, by whoever can tell.
+    is called when the copy has been made ready for the origin's version, `on_chunk` before each write. `streams` limits
+    the connections at a time. `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is
+    known, so that any bytes may be gone on with. `image`, of `version`, is what was found to be here already, by
+    whoever can tell.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Download:
     on_wait: Callable[[StageImageError, float], None] | None = None
     look: Callable[[Partial], None] = lambda _partial: None
     on_begin: Callable[[], None] | None = None
+    on_chunk: Callable[[], None] | None = None
     streams: int = 1
     image: StagedImage | None = None
     version: Validators | None = None
@@ -176,6 +178,8 @@ class Download:
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
         for chunk in stream.chunks():
+            if self.on_chunk is not None:
+                self.on_chunk()
             self._check_cancelled()
             kept = self.partial.write(segment, chunk)
             self._furthest = max(self._furthest, self.partial.held)

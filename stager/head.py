@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from stager import versions
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 2.0
 """For a download to end that is given up; what it would still have written would be the same bytes."""
+
+SILENCE_SECONDS = 2.0
+"""Of the origin, after which it may be that it was us who were cut off: others are told of it after 1 s."""
+
+STANDING_SECONDS = 20.0
+"""For the coordinator to be found again, and to say who is the head now. A node may be alone, and ZooKeeper away."""
 
 TEXT_MAX = 4000
 """Characters of an error's words: the coordinator takes no more."""
@@ -46,6 +53,8 @@ class Head(threading.Thread):
         copy = self._task.copy
         self._download = self._task.download(copy)
         self._download.on_begin = self._begun
+        self._download.on_chunk = self._came
+        self._last = monotonic()
         self._told_by, self._download.on_wait = self._download.on_wait, self._waits
         self._trouble: tuple[str, int] = ("", -1)
         self._begins = copy.held == 0
@@ -117,6 +126,17 @@ class Head(threading.Thread):
         self._trouble = (f"{error.message}; the node that asks tries again", self._task.copy.held)
         if self._told_by is not None:
             self._told_by(error, seconds)
+
+    def _came(self) -> None:
+        """Bytes have come. After a silence, first hear whether we are still the head: the node may have been cut off.
+
+        Others may have gone on without it; then each byte that is taken now leaves the origin twice.
+        """
+        silence, now = monotonic() - self._last, monotonic()
+        if silence > SILENCE_SECONDS:
+            while not self._stopped and self._load.confirmed < now and monotonic() - now < STANDING_SECONDS:
+                sleep(0.05)
+        self._last = monotonic()
 
     def _begun(self) -> None:
         copy = self._task.copy

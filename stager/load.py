@@ -46,6 +46,8 @@ class Load:
     """What the others say of the image's version."""
     final: tuple[str, str] | None = None
     """The image's digest and root, of the present generation."""
+    confirmed: float = 0.0
+    """When, by time.monotonic(), a coordinator beyond doubt last said whom to get bytes from."""
     complete: bool = False
     head: Head | None = None
     _upstream: Upstream | None = None

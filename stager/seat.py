@@ -6,6 +6,7 @@ import json
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from stager.errors import ClusterUnavailable
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 
 _HEX = frozenset("0123456789abcdef")
+
+HOUR = 3600.0
+
+HEARD_SECONDS = 1.0
+"""Since another member asked us: so long we are not cut off."""
 
 WATCH_SECONDS = 0.3
 """Between two looks at our claims. The look itself asks nobody (`leads`)."""
@@ -48,6 +54,7 @@ class Seat:
     _staging: str = ""
     _alias: str = ""
     _closed: bool = False
+    _heard: float = -HOUR
     era: int = 0
     """Rises when the secret changes: what was vouched for by an old one is nothing to newcomers."""
     _secret: str = ""
@@ -61,6 +68,13 @@ class Seat:
     def taken(self) -> bool:
         """Whether the coordinator is this process."""
         return self._mine is not None
+
+    @property
+    def beyond_doubt(self) -> bool:
+        """Whether the coordinator is another process, which has answered, or this one: to ZooKeeper or to others."""
+        claimed = self._alias if self._closed else self._staging
+        heard = monotonic() - self._heard < HEARD_SECONDS
+        return self._mine is None or heard or self.rendezvous.leads(claimed)
 
     @property
     def over(self) -> bool:
@@ -125,7 +139,7 @@ class Seat:
             self._staging = before
             return False
         self._mine = self.appoint(place)
-        self.peers.coordinate(self._answer)
+        self.peers.coordinate(self._answer_others)
         self._watch = threading.Thread(target=self._keep_watch, name="seat", daemon=True)
         self._watch.start()
         return True
@@ -154,6 +168,10 @@ class Seat:
     def _step_down(self) -> None:
         self.peers.coordinate(None)
         self._mine = None
+
+    def _answer_others(self, verb: str, message: Message) -> Message | None:
+        self._heard = monotonic()
+        return self._answer(verb, message)
 
     def _answer(self, verb: str, message: Message) -> Message | None:
         with self._lock:
