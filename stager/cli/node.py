@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,12 @@ from stager.election.file_lock import FileLockElection
 from stager.errors import MountUnavailable, StoreUnusable
 from stager.jobenv import from_environ
 from stager.layout import Layout
+from stager.leading import give_up
 from stager.lease import Lease
 from stager.process import current, session_leader
 from stager.progress import teller
 from stager.reference import Reference, parse
-from stager.store import folder, memory
+from stager.store import files, folder, memory
 
 if TYPE_CHECKING:
     import argparse
@@ -154,5 +156,16 @@ class Node:
         else:
             return
         if not self.config.allow_unsafe_store:
+            _take_back(root)
             raise StoreUnusable(f"the store {root} {why}")
         self.teller(root).say(f"warning: the store {root} {why}")
+
+
+def _take_back(root: str) -> None:
+    """Remove what the entry has left at a store that then was refused: an empty directory with its note."""
+    with suppress(OSError):
+        for name in files.names(f"{root}/locks"):
+            if name.endswith(".leader"):
+                give_up(f"{root}/locks/{name}")
+        os.rmdir(f"{root}/locks")
+        os.rmdir(root)

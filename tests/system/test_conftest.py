@@ -81,7 +81,7 @@ def test_a_clean_session_passes_and_sees_no_job(tmp_path: Path) -> None:
 
 
 def test_missing_capabilities_skip_or_fail(tmp_path: Path) -> None:
-    test = "@pytest.mark.needs('nginx')\ndef test(): pass\n@pytest.mark.needs('zookeeper')\ndef test_z(): pass\n"
+    test = "@pytest.mark.needs('nginx')\ndef test(): pass\n@pytest.mark.needs('apptainer')\ndef test_z(): pass\n"
     # Without a PATH, and with an empty one for system directories, no program is found.
     hidden = "import tests.support.capabilities as c\nc.SYSTEM_PATH = os.environ['PATH'] = '/nowhere'\n"
     hidden += "c.has.cache_clear()\n"
