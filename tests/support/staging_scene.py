@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 
+from stager import head as head_module
 from stager import seat as seat_module
 from stager.coordinator import Coordinator
 from stager.download import Download
@@ -216,6 +217,7 @@ class Scene:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, origin: SteppedSource, *, linger: float = 5.0) -> None:
         patch.setattr(seat_module, "WATCH_SECONDS", 3600.0)
+        patch.setattr(head_module, "SILENCE_SECONDS", 3600.0, raising=False)  # of real time, which is none of ours
         self.folder = folder
         self.clock = FakeClock()
         self.town = Town()
