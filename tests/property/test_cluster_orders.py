@@ -76,7 +76,8 @@ def test_who_is_not_known_is_told_nothing_else() -> None:
 
 
 def test_what_is_not_said_is_nothing() -> None:
-    assert orders.read({}) == Orders()
+    assert orders.read({}) == Orders(unknown=False)
+    assert not Orders().unknown
 
 
 @pytest.mark.parametrize("interval", [-5, 0, 0.001, 1e6])
@@ -130,6 +131,8 @@ def _is_sound(told: Orders) -> None:
         ("upstream.address", 5),
         ("version", "1"),
         ("version.size", -1),
+        ("version.private", None),
+        ("version.private", 1),
         ("digest", "AB" * 32),
         ("root", "ab"),
         ("error", "boom"),
