@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from tests.bench import cluster, machine, memory, relay, release, storm, throughput, warm
+from tests.bench import machine, memory, release, storm, throughput, warm
 from tests.bench.ground import FULL, QUICK, ROOT, Ground
 from tests.bench.processes import Failed
 from tests.bench.table import Row, Unmeasured, page
@@ -30,8 +30,6 @@ PARTS: dict[str, Callable[[Ground], Sequence[Row | Unmeasured]]] = {
     "release": release.rows,
     "memory": memory.rows,
     "throughput": throughput.rows,
-    "relay": relay.rows,
-    "cluster": cluster.rows,
 }
 
 
