@@ -34,7 +34,7 @@ from stager.task import Task
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_peers import FakePeers, Network
 from tests.support.fake_rendezvous import FakeRendezvous, Town
-from tests.support.scripted_source import ScriptedSource, ScriptedStream, Version
+from tests.support.scripted_source import TRUE_SIZE, Fault, ScriptedSource, ScriptedStream, Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,6 +96,11 @@ class SteppedSource(ScriptedSource):
 
     turnstile: Turnstile
     broken = 0
+
+    def script(self, *errors: StageImageError, size: int = TRUE_SIZE) -> None:
+        """Refuse the next requests with these, and say another size from then on."""
+        self._script = iter([Fault(refuse=lambda error=error: error) for error in errors])  # type: ignore[misc]
+        self._then = Fault(size=size)
 
     def open(
         self,

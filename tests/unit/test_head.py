@@ -1,0 +1,256 @@
+"""The head: what it finds at the origin, what it tells of it and when, and how it is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stager.errors import DigestMismatch, NotAnImage, OriginStalled, OriginUnavailable, PinLost, StageImageError
+from stager.head import TEXT_MAX, Head
+from stager.interfaces import Validators
+from stager.layout import Layout
+from stager.reference import Digest, parse
+from stager.relay.wire import CHUNK
+from stager.roster_messages import report as as_report
+from stager.shared import SharedStore
+from stager.store import images
+from tests.support.scripted_source import UNKNOWN_SIZE
+from tests.support.staging_scene import Node, Scene, origin, staged
+from tests.support.tasks import image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONTENT = image(3 * CHUNK)
+DIGEST = Digest(sha256(CONTENT).hexdigest())
+ETAG = Validators('"1"', "", len(CONTENT))
+
+
+@dataclass
+class Leading:
+    """A scene in which nodes lead."""
+
+    scene: Scene
+
+    def head(self, **task: Any) -> tuple[Head, Node]:  # noqa: ANN401 - as Scene.node
+        node = self.scene.node(**task)
+        node.peers.trust("5" * 32, "1" * 64)
+        node.load.head = Head(node.load, 1)
+        node.load.head.start()
+        self.scene.settle()
+        return node.load.head, node
+
+    def end(self, head: Head) -> None:
+        """Let everything come that will."""
+        self.scene.turnstile.open()
+        head.join(20)
+        while self.scene.network.flow():
+            pass
+
+
+@pytest.fixture
+def leading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Leading]:
+    with Scene(tmp_path, monkeypatch, origin(CONTENT)) as scene:
+        yield Leading(scene)
+
+
+def told(head: Head, node: Node) -> dict[str, Any]:
+    """Return a head's part of a report that a coordinator takes."""
+    message = {"node": "n", "state": "receiving", **node.load.report()}
+    as_report(message)
+    return head.report()
+
+
+class TestReports:
+    def test_nothing_is_told_before_the_origin_has_spoken(self, leading: Leading) -> None:
+        leading.scene.origin.script(OriginUnavailable("not yet"), OriginUnavailable("not now"))
+        head, node = leading.head()
+        assert "version" not in told(head, node)
+
+    def test_the_version_comes_first_and_the_digest_last(self, leading: Leading) -> None:
+        head, node = leading.head()
+        leading.scene.move()
+        version = {"etag": '"1"', "modified": "", "size": len(CONTENT), "origin": "fake-origin", "private": False}
+        assert told(head, node) == {"version": version}
+        assert not head.has_all
+        leading.end(head)
+        root = node.load.offering.root()
+        assert told(head, node) == {"version": version, "digest": DIGEST.hex, "root": root}
+        assert (head.ended, head.has_all, head.found, head.error, head.kept) == (True, True, DIGEST, None, False)
+
+    def test_the_digest_waits_until_all_is_vouched_for(self, leading: Leading) -> None:
+        """Others compare the root with what they have."""
+        head, node = leading.head()
+        leading.scene.turnstile.open()
+        head.join(20)
+        assert head.found == DIGEST
+        assert "digest" not in told(head, node)
+
+    def test_a_size_that_only_the_end_tells(self, leading: Leading) -> None:
+        leading.scene.origin.script(size=UNKNOWN_SIZE)
+        head, node = leading.head()
+        leading.scene.move()
+        assert told(head, node)["version"]["size"] is None
+        leading.end(head)
+        assert told(head, node)["version"]["size"] == len(CONTENT)
+        assert node.load.offering.whole
+
+    def test_what_an_earlier_call_left_is_told_before_the_origin_answers(self, leading: Leading) -> None:
+        first, node = leading.head()
+        leading.scene.move()
+        first.stop()
+        node.load.halt()
+        head, again = leading.head(copy=node.copy)
+        assert told(head, again)["version"]["etag"] == '"1"'
+        assert again.load.offering.holding is not None
+
+    def test_a_long_story_is_cut_to_what_is_taken(self, leading: Leading) -> None:
+        leading.scene.origin.script(*[OriginStalled("x" * 100_000, hint="y" * 100_000)] * 2)
+        head, node = leading.head()
+        leading.end(head)
+        error = told(head, node)["error"]
+        assert (error["code"], len(error["message"]), len(error["hint"])) == (69, TEXT_MAX, TEXT_MAX)
+        assert head.told
+
+    def test_what_keeps_the_bytes_from_coming_is_told_until_they_come(self, leading: Leading) -> None:
+        head, node = leading.head()
+        leading.scene.move()
+        said: list[str] = []
+        head._told_by = lambda error, _seconds: said.append(error.message)
+        head._waits(OriginUnavailable("it is full"), 5.0)
+        assert told(head, node)["trouble"] == "it is full; the node that asks tries again"
+        assert said == ["it is full"]
+        leading.scene.move()
+        assert "trouble" not in told(head, node)
+
+    def test_who_was_told_to_stop_has_no_trouble(self, leading: Leading) -> None:
+        head, node = leading.head()
+        leading.scene.move()
+        head.stop()
+        head._waits(OriginUnavailable("the transfer was given up"), 5.0)
+        assert {"trouble", "error"}.isdisjoint(told(head, node))
+        assert not head.told
+
+
+class TestFindings:
+    def test_the_jobs_pin_is_made_before_anybody_hears_of_the_digest(self, leading: Leading) -> None:
+        settled: list[Digest] = []
+
+        def settle(digest: Digest) -> Digest:
+            assert node_of[0].load.head is not None
+            assert node_of[0].load.head.found is None
+            settled.append(digest)
+            return digest
+
+        node_of: list[Node] = []
+        node = leading.scene.node(settle=settle)
+        node_of.append(node)
+        node.peers.trust("5" * 32, "1" * 64)
+        node.load.head = Head(node.load, 1)
+        node.load.head.start()
+        leading.end(node.load.head)
+        assert settled == [DIGEST]
+        assert node.load.head.found == DIGEST
+
+    def test_a_job_that_is_pinned_to_another_one_is_told(self, leading: Leading) -> None:
+        head, node = leading.head(settle=lambda _digest: Digest("ab" * 32))
+        leading.end(head)
+        assert isinstance(head.error, PinLost)
+        assert ("digest" in told(head, node), head.found) == (False, None)
+
+    def test_bytes_that_are_not_the_named_ones_are_refused(self, leading: Leading) -> None:
+        head, node = leading.head(pin=Digest("ab" * 32))
+        leading.end(head)
+        assert isinstance(head.error, DigestMismatch)
+        assert told(head, node)["error"]["code"] == 71
+
+    def test_the_named_bytes_are_taken(self, leading: Leading) -> None:
+        head, _ = leading.head(pin=DIGEST)
+        leading.end(head)
+        assert (head.found, head.error) == (DIGEST, None)
+
+    def test_what_is_no_image_is_refused(self, leading: Leading) -> None:
+        def recognise(_fd: int, size: int) -> None:
+            assert size == len(CONTENT)
+            raise NotAnImage("it is a tarball")
+
+        head, node = leading.head(recognise=recognise)
+        leading.end(head)
+        assert told(head, node)["error"] == {"code": 72, "message": "it is a tarball", "hint": NotAnImage.hint}
+
+    def test_nothing_that_goes_wrong_is_lost_in_the_thread(self, leading: Leading) -> None:
+        head, node = leading.head(recognise=lambda _fd, _size: 1 / 0)
+        leading.end(head)
+        assert type(head.error) is StageImageError
+        assert "a bug in the relay: ZeroDivisionError" in told(head, node)["error"]["message"]
+
+    @pytest.mark.parametrize("current", [True, False])
+    def test_an_image_that_is_here_is_asked_about_first(self, leading: Leading, tmp_path: Path, current: bool) -> None:
+        here = staged(str(tmp_path / "here"), DIGEST, len(CONTENT), private=True)
+        unless = ETAG if current else Validators('"0"', "", 5)
+        head, node = leading.head(unless=unless, held=here)
+        leading.end(head)
+        assert (head.unchanged, head.kept, head.image) == ((True, True, here) if current else (False, False, None))
+        assert leading.scene.origin.served == (0 if current else len(CONTENT))
+        version = told(head, node)["version"]
+        assert (version["etag"], version["size"], version["private"]) == ('"1"', len(CONTENT), current)
+
+    def test_a_version_whose_image_is_gone_is_fetched(self, leading: Leading) -> None:
+        head, _ = leading.head(unless=ETAG, held=None)
+        leading.end(head)
+        assert (head.unchanged, head.has_all) == (False, True)
+
+
+class TestShared:
+    def store(self, leading: Leading, tmp_path: Path) -> SharedStore:
+        layout = Layout(str(tmp_path / "shared"))
+        return SharedStore(layout, parse("https://origin/tool.sqsh"), leading.scene.clock)
+
+    def test_what_comes_is_published_where_all_find_it(self, leading: Leading, tmp_path: Path) -> None:
+        shared = self.store(leading, tmp_path)
+        head, node = leading.head(shared=shared)
+        leading.end(head)
+        assert head.kept
+        assert head.image == images.lookup(shared.layout, DIGEST)
+        report = told(head, node)
+        assert (report["digest"], report["root"], report["version"]["size"]) == (DIGEST.hex, None, len(CONTENT))
+
+    def test_what_another_head_has_published_meanwhile_need_not_come_again(
+        self, leading: Leading, tmp_path: Path
+    ) -> None:
+        shared = self.store(leading, tmp_path)
+        first, _ = leading.head(shared=shared)
+        leading.end(first)
+        second, _ = leading.head(shared=shared, lookup=lambda digest: images.lookup(shared.layout, digest))
+        leading.end(second)
+        assert (second.unchanged, second.image) == (True, first.image)
+        assert leading.scene.origin.served == len(CONTENT)
+        second._task.copy.discard()
+
+    def test_what_is_no_image_is_not_published(self, leading: Leading, tmp_path: Path) -> None:
+        shared = self.store(leading, tmp_path)
+        head, _ = leading.head(shared=shared, pin=Digest("ab" * 32))
+        leading.end(head)
+        assert images.lookup(shared.layout, DIGEST) is None
+        head._task.copy.discard()
+
+
+class TestStopping:
+    def test_it_stops_at_once_and_says_nothing_of_it(self, leading: Leading) -> None:
+        head, node = leading.head()
+        leading.scene.move()
+        head.stop()
+        assert not head.is_alive()
+        assert head.ended
+        assert "error" not in told(head, node)
+        assert node.copy.held == CHUNK
+
+    def test_whoever_waits_for_news_is_told_of_its_end(self, leading: Leading) -> None:
+        head, node = leading.head()
+        node.load.wake.clear()
+        leading.end(head)
+        assert node.load.wake.is_set()
