@@ -25,7 +25,7 @@ def member(*, whole: bool = False, complete: bool = False) -> Any:  # noqa: ANN4
         fetches_from_origin=False,
         follow=lambda _told: None,
     )
-    seat: Any = SimpleNamespace(taken=False, era=0)
+    seat: Any = SimpleNamespace(taken=False, era=0, beyond_doubt=True)
     return Member(seat, load, {"node": "n"}, clock=FakeClock(), say=print, patience=60, stall=60)
 
 
