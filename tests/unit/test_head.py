@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stager import head as head_module
 from stager.errors import DigestMismatch, NotAnImage, OriginStalled, OriginUnavailable, PinLost, StageImageError
 from stager.head import TEXT_MAX, Head
 from stager.interfaces import Validators
@@ -106,7 +108,8 @@ class TestReports:
         node.load.halt()
         head, again = leading.head(copy=node.copy)
         assert told(head, again)["version"]["etag"] == '"1"'
-        assert again.load.offering.holding is not None
+        leading.scene.network.flow()
+        assert again.load.offset == CHUNK, "and vouched for"
 
     def test_a_long_story_is_cut_to_what_is_taken(self, leading: Leading) -> None:
         leading.scene.origin.script(*[OriginStalled("x" * 100_000, hint="y" * 100_000)] * 2)
@@ -127,11 +130,21 @@ class TestReports:
         leading.scene.move()
         assert "trouble" not in told(head, node)
 
+    def test_a_refusal_is_told_while_it_is_tried_again(self, leading: Leading) -> None:
+        leading.scene.origin.script(OriginUnavailable("come back later"))
+        head, node = leading.head()
+        assert told(head, node)["trouble"] == "come back later; the node that asks tries again"
+        leading.end(head)
+        assert (head.error, "trouble" in told(head, node)) == (None, False)
+
     def test_who_was_told_to_stop_has_no_trouble(self, leading: Leading) -> None:
         head, node = leading.head()
         leading.scene.move()
         head.stop()
+        said: list[str] = []
+        head._told_by = lambda error, _seconds: said.append(error.message)
         head._waits(OriginUnavailable("the transfer was given up"), 5.0)
+        assert said == []
         assert {"trouble", "error"}.isdisjoint(told(head, node))
         assert not head.told
 
@@ -237,6 +250,50 @@ class TestShared:
         leading.end(head)
         assert images.lookup(shared.layout, DIGEST) is None
         head._task.copy.discard()
+
+
+class TestCutOff:
+    """After a silence of the origin, bytes are taken only once the coordinator has said that it still is the head."""
+
+    @pytest.fixture(autouse=True)
+    def _every_pause_is_long(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(head_module, "SILENCE_SECONDS", -1.0)
+
+    def test_nothing_is_taken_before_that(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[int] = []
+
+        def be_told(_seconds: float) -> None:
+            seen.append(node.copy.held)
+            node.load.confirmed = float("inf")
+
+        monkeypatch.setattr(head_module, "sleep", be_told)
+        head, node = leading.head()
+        leading.end(head)
+        assert seen == [0], "and once it is beyond doubt, all is"
+        assert head.found == DIGEST
+
+    def test_who_was_the_head_takes_nothing(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked, stopped = threading.Event(), threading.Event()
+
+        def wait(_seconds: float) -> None:
+            asked.set()
+            assert stopped.wait(20)
+
+        monkeypatch.setattr(head_module, "sleep", wait)
+        head, node = leading.head()
+        leading.scene.turnstile.open()
+        assert asked.wait(20)
+        head._stopped = True
+        stopped.set()
+        head.stop()
+        assert (head.is_alive(), node.copy.held, head.report().get("error")) == (False, 0, None)
+
+    def test_nobody_waits_for_ever(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(head_module, "STANDING_SECONDS", 0.0)
+        monkeypatch.setattr(head_module, "sleep", lambda _seconds: pytest.fail("its time is over"))
+        head, _ = leading.head()
+        leading.end(head)
+        assert head.found == DIGEST
 
 
 class TestStopping:
