@@ -25,7 +25,10 @@ _HEX = frozenset("0123456789abcdef")
 HOUR = 3600.0
 
 HEARD_SECONDS = 1.0
-"""Since another member asked us: so long we are not cut off."""
+"""Between two questions of another member, and since the second: so long we are not cut off."""
+
+NAME_MAX = 255
+"""Characters of a member's name that are looked at."""
 
 WATCH_SECONDS = 0.3
 """Between two looks at our claims. The look itself asks nobody (`leads`)."""
@@ -55,6 +58,7 @@ class Seat:
     _alias: str = ""
     _closed: bool = False
     _heard: float = -HOUR
+    _asked: dict[str, float] = field(default_factory=dict)
     era: int = 0
     """Rises when the secret changes: what was vouched for by an old one is nothing to newcomers."""
     _secret: str = ""
@@ -170,7 +174,11 @@ class Seat:
         self._mine = None
 
     def _answer_others(self, verb: str, message: Message) -> Message | None:
-        self._heard = monotonic()
+        # One question alone may have been on its way for as long as we were cut off: TCP sends it again.
+        node, now = str(message.get("node"))[:NAME_MAX], monotonic()
+        if now - self._asked.get(node, -HOUR) < HEARD_SECONDS:
+            self._heard = now
+        self._asked[node] = now
         return self._answer(verb, message)
 
     def _answer(self, verb: str, message: Message) -> Message | None:
