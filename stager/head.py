@@ -55,6 +55,7 @@ class Head(threading.Thread):
         self._download.on_begin = self._begun
         self._download.on_chunk = self._came
         self._last = monotonic()
+        self._given_up = -1.0
         self._told_by, self._download.on_wait = self._download.on_wait, self._waits
         self._trouble: tuple[str, int] = ("", -1)
         self._begins = copy.held == 0
@@ -133,9 +134,11 @@ class Head(threading.Thread):
         Others may have gone on without it; then each byte that is taken now leaves the origin twice.
         """
         silence, now = monotonic() - self._last, monotonic()
-        if silence > SILENCE_SECONDS:
+        if silence > SILENCE_SECONDS and self._load.confirmed != self._given_up:
             while not self._stopped and self._load.confirmed < now and monotonic() - now < STANDING_SECONDS:
                 sleep(0.05)
+            # Asked in vain once, it is not asked again before somebody has answered.
+            self._given_up = self._load.confirmed if self._load.confirmed < now else -1.0
         self._last = monotonic()
 
     def _begun(self) -> None:

@@ -321,7 +321,7 @@ class Load:
             )
         copy.finish()
         # Another node got bytes from here that were not what they had been when they were verified.
-        if doubted and copy.digest().hex != digest:
+        if doubted and copy.reread().hex != digest:
             raise DigestMismatch("bytes have changed on this node's disk since they were verified", hint=OWN_FAULT)
         copy.vouch(Digest(f"sha256:{digest}"))
         self.complete = True

@@ -154,10 +154,11 @@ class Member:
         self._seat.take()
         if self._era != self._seat.era:
             self._era = self._seat.era
-            if self._load.complete:
+            if self._load.complete and not self.awaits_others:
                 self.dismissed = True  # newcomers, who found nobody, begin anew; our records are nothing to them
                 return Orders(unknown=True)
-            self._load.renew()
+            if not self._load.complete:
+                self._load.renew()
         told = self._ask("join", {**self._who, **self._load.introduction(), "state": self._state()})
         if told.unknown:
             raise PeerLost("it does not understand us")

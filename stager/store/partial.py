@@ -171,6 +171,13 @@ class Partial:
             self._hashed += len(block)
         return Digest(self._hash.hexdigest())
 
+    def reread(self) -> Digest:
+        """Return the sha256 of what the file holds now, whatever was hashed when it was written."""
+        found = sha256()
+        for block in segments.blocks(self._data, 0, self.position):
+            found.update(block)
+        return Digest(found.hexdigest())
+
     def sync(self) -> None:
         """Make what is held survive a power loss. Raises OSError (ENOSPC on delayed allocation)."""
         with self._lock:
