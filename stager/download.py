@@ -49,10 +49,10 @@ class Download:
 
     `room` is called with the bytes that will come before the first of them, and every ROOM_BYTES where the origin does
     not say how many; it raises NoSpace. `look` sees the first bytes, to give up early on what is no image. `on_begin`
-    is called when the copy has been made ready for the origin's version, `on_chunk` before each write. `streams` limits
-    the connections at a time. `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is
-    known, so that any bytes may be gone on with. `image`, of `version`, is what was found to be here already, by
-    whoever can tell.
+    is called when the copy has been made ready for the origin's version, `before_bytes` before each connection and each
+    write; what it raises is tried again if it may be. `streams` limits the connections at a time. `on_wait` is told
+    each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
+    `image`, of `version`, is what was found to be here already, by whoever can tell.
     """
 
     source: Source
@@ -63,7 +63,7 @@ class Download:
     on_wait: Callable[[StageImageError, float], None] | None = None
     look: Callable[[Partial], None] = lambda _partial: None
     on_begin: Callable[[], None] | None = None
-    on_chunk: Callable[[], None] | None = None
+    before_bytes: Callable[[], None] = lambda: None
     streams: int = 1
     image: StagedImage | None = None
     version: Validators | None = None
@@ -108,6 +108,14 @@ class Download:
             if stream is not None:
                 stream.close()
 
+    def hang_up(self) -> bool:
+        """In `before_bytes`: end the connections, if there is one and another can go on where it ends; whether."""
+        if self._first is None or not self._first.ranges or not (self.partial.validators or self.pinned):
+            return False
+        self._end_extra_streams()
+        self._first.close()
+        return True
+
     def _fetch(self, unless: Validators | None) -> bool:
         first = self._next_segment()
         if first is not None and not self._retry(lambda: self._open_and_fill(first, unless)):
@@ -137,6 +145,7 @@ class Download:
         return stream is None
 
     def _open_and_fill(self, segment: Segment, unless: Validators | None) -> bool:
+        self.before_bytes()
         self._check_cancelled()
         self._forget_what_cannot_go_on()
         segment = segment if segment in self.partial.segments else self.partial.segments[0]
@@ -152,6 +161,7 @@ class Download:
             self._drain(stream, self._place(stream, segment))
         finally:
             stream.close()
+            self._first = None
         return True
 
     def _check_cancelled(self) -> None:
@@ -178,8 +188,7 @@ class Download:
 
     def _drain(self, stream: Stream, segment: Segment) -> None:
         for chunk in stream.chunks():
-            if self.on_chunk is not None:
-                self.on_chunk()
+            self.before_bytes()
             self._check_cancelled()
             kept = self.partial.write(segment, chunk)
             self._furthest = max(self._furthest, self.partial.held)

@@ -7,7 +7,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from stager import versions
-from stager.errors import DigestMismatch, PinLost, StageImageError
+from stager.errors import DigestMismatch, OriginStalled, PinLost, StageImageError
 from stager.interfaces import Validators
 from stager.store.trouble import storage_errors
 
@@ -22,6 +22,9 @@ STOP_SECONDS = 2.0
 
 SILENCE_SECONDS = 2.0
 """Of the origin, after which it may be that it was us who were cut off: others are told of it after 1 s."""
+
+WORD_SECONDS = 0.3
+"""For that answer, where nothing is wrong. What comes meanwhile may be too much; another connection costs little."""
 
 STANDING_SECONDS = 20.0
 """For the coordinator to be found again, and to say who is the head now. A node may be alone, and ZooKeeper away."""
@@ -53,7 +56,7 @@ class Head(threading.Thread):
         copy = self._task.copy
         self._download = self._task.download(copy)
         self._download.on_begin = self._begun
-        self._download.on_chunk = self._came
+        self._download.before_bytes = self._stand
         self._last = monotonic()
         self._given_up = -1.0
         self._told_by, self._download.on_wait = self._download.on_wait, self._waits
@@ -128,18 +131,32 @@ class Head(threading.Thread):
         if self._told_by is not None:
             self._told_by(error, seconds)
 
-    def _came(self) -> None:
-        """Bytes have come. After a silence, first hear whether we are still the head: the node may have been cut off.
+    def _stand(self) -> None:
+        """Before bytes are asked for or taken. After a silence, first hear whether we are still the head.
 
-        Others may have gone on without it; then each byte that is taken now leaves the origin twice.
+        The node may have been cut off, and others may have gone on without it; then each byte more leaves the origin
+        twice. Raises OriginStalled to have the connection made anew that could not be kept meanwhile.
         """
-        silence, now = monotonic() - self._last, monotonic()
-        if silence > SILENCE_SECONDS and self._load.confirmed != self._given_up:
-            while not self._stopped and self._load.confirmed < now and monotonic() - now < STANDING_SECONDS:
-                sleep(0.05)
-            # Asked in vain once, it is not asked again before somebody has answered.
-            self._given_up = self._load.confirmed if self._load.confirmed < now else -1.0
+        now = monotonic()
+        silence, self._last = now - self._last, now
+        # Asked in vain once, it is not asked again before somebody has answered.
+        if silence < SILENCE_SECONDS or self._load.confirmed == self._given_up:
+            return
+        self._load.wake.set()
+        if self._hears(now, WORD_SECONDS):
+            return
+        # What nobody reads goes on coming, until the kernel's buffer is full: 6 MB (tcp_rmem, Linux 6.1).
+        hung_up = self._download.hang_up()
+        self._given_up = -1.0 if self._hears(now, STANDING_SECONDS) else self._load.confirmed
         self._last = monotonic()
+        if hung_up and not self._stopped:
+            raise OriginStalled(f"{self._task.copy.origin} sent nothing for {silence:.0f} s")
+
+    def _hears(self, since: float, seconds: float) -> bool:
+        """Wait until somebody has said that this node is the head."""
+        while (waits := self._load.confirmed < since) and not self._stopped and monotonic() - since < seconds:
+            sleep(0.05)
+        return not waits
 
     def _begun(self) -> None:
         copy = self._task.copy

@@ -47,7 +47,7 @@ class Load:
     final: tuple[str, str] | None = None
     """The image's digest and root, of the present generation."""
     confirmed: float = 0.0
-    """When, by time.monotonic(), a coordinator beyond doubt last said whom to get bytes from."""
+    """When, by time.monotonic(), a coordinator beyond doubt last said that this node is the head."""
     complete: bool = False
     head: Head | None = None
     _upstream: Upstream | None = None

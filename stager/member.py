@@ -191,7 +191,7 @@ class Member:
             self._seat.close_door()
         self._tell_of(told.trouble)
         self._load.follow(told)
-        if self._seat.beyond_doubt:
+        if told.kind == "origin" and self._seat.beyond_doubt:
             self._load.confirmed = monotonic()
         # Nothing can begin before it is known which image it is, and nothing end before it is known what it has to be.
         if not told.version or (self._load.offering.whole and not self._load.complete):

@@ -43,7 +43,9 @@ def a_node_is_cut_off_and_healed(folder: Path) -> None:
 
 @scenarios
 def the_head_is_cut_off_and_healed(folder: Path) -> None:
-    with ready(folder, 4, rate=RATE / 2) as job:
+    """Others stay long enough to be found again; with everybody gone, it would have to get the rest by itself."""
+    linger = 10.0
+    with ready(folder, 4, rate=RATE / 2, STAGE_IMAGE_CLUSTER_LINGER=f"{linger:g}s") as job:
         job.start()
         job.await_part(0.3)
         head = job.head()
@@ -52,7 +54,7 @@ def the_head_is_cut_off_and_healed(folder: Path) -> None:
         head.heal()
         job.end()
         assert job.egress < 1.05 + 2 * UNDER_WAY / len(job.content)
-        nothing_is_left(job.cluster)
+        nothing_is_left(job.cluster, linger=linger)
 
 
 @scenarios

@@ -11,7 +11,7 @@ import pytest
 
 from stager import head as head_module
 from stager.errors import DigestMismatch, NotAnImage, OriginStalled, OriginUnavailable, PinLost, StageImageError
-from stager.head import TEXT_MAX, Head
+from stager.head import SILENCE_SECONDS, STANDING_SECONDS, TEXT_MAX, Head
 from stager.interfaces import Validators
 from stager.layout import Layout
 from stager.reference import Digest, parse
@@ -24,7 +24,7 @@ from tests.support.staging_scene import Node, Scene, origin, staged
 from tests.support.tasks import image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CONTENT = image(3 * CHUNK)
@@ -252,48 +252,120 @@ class TestShared:
         head._task.copy.discard()
 
 
+class Time:
+    """The head's clock, which goes on only when it waits, or the test says so. `meanwhile` happens while it waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waits = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.waits += 1
+        self.meanwhile()
+
+
 class TestCutOff:
     """After a silence of the origin, bytes are taken only once the coordinator has said that it still is the head."""
 
-    @pytest.fixture(autouse=True)
-    def _every_pause_is_long(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(head_module, "SILENCE_SECONDS", -1.0)
+    @pytest.fixture
+    def time(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> Time:
+        time = Time()
+        assert head_module.SILENCE_SECONDS > SILENCE_SECONDS, f"no other test waits in {leading.scene}"
+        monkeypatch.setattr(head_module, "SILENCE_SECONDS", SILENCE_SECONDS)
+        monkeypatch.setattr(head_module, "monotonic", lambda: time.now)
+        monkeypatch.setattr(head_module, "sleep", time.sleep)
+        return time
 
-    def test_nothing_is_taken_before_that(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def cut_off(self, leading: Leading, time: Time) -> tuple[Head, Node]:
+        """A head to which bytes come after a silence, when the test lets them."""
+        head, node = leading.head()
+        leading.scene.move()
+        time.now += SILENCE_SECONDS
+        return head, node
+
+    def test_without_a_silence_nobody_is_asked(self, leading: Leading, time: Time) -> None:
+        head, _ = leading.head()
+        leading.scene.move()
+        time.now += SILENCE_SECONDS / 2
+        leading.end(head)
+        assert (head.found, time.waits) == (DIGEST, 0)
+
+    def test_nothing_is_taken_before_the_word(self, leading: Leading, cut_off: tuple[Head, Node], time: Time) -> None:
+        head, node = cut_off
         seen: list[int] = []
 
-        def be_told(_seconds: float) -> None:
+        def be_told() -> None:
             seen.append(node.copy.held)
-            node.load.confirmed = float("inf")
+            node.load.confirmed = time.now
 
-        monkeypatch.setattr(head_module, "sleep", be_told)
-        head, node = leading.head()
+        time.meanwhile = be_told
+        node.load.wake.clear()
         leading.end(head)
-        assert seen == [0], "and once it is beyond doubt, all is"
-        assert head.found == DIGEST
+        assert seen == [CHUNK], "and once it is beyond doubt, all is"
+        assert (head.found, len(leading.scene.origin.asked)) == (DIGEST, 1)
 
-    def test_who_was_the_head_takes_nothing(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_asks_at_once(self, leading: Leading, cut_off: tuple[Head, Node], time: Time) -> None:
+        head, node = cut_off
+        woken: list[bool] = []
+        time.meanwhile = lambda: woken.append(node.load.wake.is_set())
+        node.load.wake.clear()
+        leading.end(head)
+        assert woken[0]
+
+    def test_until_the_word_comes_nothing_more_is_sent(
+        self, leading: Leading, cut_off: tuple[Head, Node], time: Time
+    ) -> None:
+        head, node = cut_off
+        origin, began = leading.scene.origin, time.now
+
+        def be_told_late() -> None:
+            if time.now > began + STANDING_SECONDS / 2:
+                assert (origin.closed, node.copy.held) == (1, CHUNK)
+                node.load.confirmed = time.now
+
+        time.meanwhile = be_told_late
+        leading.end(head)
+        assert head.found == DIGEST
+        assert [asked.start for asked in origin.asked] == [0, CHUNK]
+
+    def test_an_origin_that_would_begin_anew_is_kept(self, leading: Leading, time: Time) -> None:
+        leading.scene.origin.script(size=UNKNOWN_SIZE)  # without a size, a scripted origin has no ranges
+        head, _ = leading.head()
+        leading.scene.move()
+        time.now += SILENCE_SECONDS
+        leading.end(head)
+        assert (head.found, len(leading.scene.origin.asked)) == (DIGEST, 1)
+
+    def test_who_was_the_head_takes_nothing(self, leading: Leading, cut_off: tuple[Head, Node], time: Time) -> None:
+        head, node = cut_off
         asked, stopped = threading.Event(), threading.Event()
 
-        def wait(_seconds: float) -> None:
+        def wait() -> None:
             asked.set()
             assert stopped.wait(20)
 
-        monkeypatch.setattr(head_module, "sleep", wait)
-        head, node = leading.head()
+        time.meanwhile = wait
         leading.scene.turnstile.open()
         assert asked.wait(20)
         head._stopped = True
         stopped.set()
         head.stop()
-        assert (head.is_alive(), node.copy.held, head.report().get("error")) == (False, 0, None)
+        assert (head.is_alive(), node.copy.held, head.report().get("error")) == (False, CHUNK, None)
 
-    def test_nobody_waits_for_ever(self, leading: Leading, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(head_module, "STANDING_SECONDS", 0.0)
-        monkeypatch.setattr(head_module, "sleep", lambda _seconds: pytest.fail("its time is over"))
-        head, _ = leading.head()
+    def test_nobody_waits_for_ever_nor_twice(self, leading: Leading, cut_off: tuple[Head, Node], time: Time) -> None:
+        head, node = cut_off
+        began = time.now
+        leading.scene.turnstile.turn()
+        leading.scene.settle()
+        once = time.now - began
+        assert once == pytest.approx(STANDING_SECONDS, abs=0.1)
+        time.now += SILENCE_SECONDS
         leading.end(head)
-        assert head.found == DIGEST
+        assert (head.found, node.load.confirmed) == (DIGEST, 0.0)
+        assert time.now - began == pytest.approx(once + SILENCE_SECONDS)
 
 
 class TestStopping:
