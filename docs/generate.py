@@ -10,7 +10,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 # The checkout's own code, wherever it is run from.
 from docs import command_line, manual, stored  # noqa: E402
-from stager import config, errors  # noqa: E402
+from stager import config, errors, variables  # noqa: E402
 
 NOTICE = "<!-- Written by docs/generate.py; change the code that it reads instead. -->"
 
@@ -47,8 +47,8 @@ def configuration() -> str:
         f"| `{key.label}` | `{key.kind.show(key.default)}` | {_cell(key.kind.allowed)} | {key.doc} |"
         for key in config.KEYS.values()
     ]
-    variables = [f"| `{name}` | {meaning} |" for name, meaning in config.RESERVED.items()]
-    return "\n".join((NOTICE, CONFIGURATION, *rows, EXAMPLE, VARIABLES, *variables, ""))
+    others = [f"| `{name}` | {meaning} |" for name, meaning in variables.RESERVED.items()]
+    return "\n".join((NOTICE, CONFIGURATION, *rows, EXAMPLE, VARIABLES, *others, ""))
 
 
 CONFIGURATION = f"""
@@ -57,7 +57,7 @@ CONFIGURATION = f"""
 stage-image needs no configuration. Where a setting is wanted, the last of these that has it decides:
 
 1. the default,
-2. the site's file, `{config.SITE_FILE}`,
+2. the site's file, `{variables.SITE_FILE}`,
 3. the user's file, `$XDG_CONFIG_HOME/stage-image/config.toml` (`~/.config/stage-image/config.toml`),
 4. the environment variable `STAGE_IMAGE_<SETTING>`, with an underscore for a dot: `STAGE_IMAGE_STALL_TIMEOUT=2m`,
    `STAGE_IMAGE_CLUSTER_NAME=test`; an empty one counts as unset,

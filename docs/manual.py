@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from docs.commands import commands
-from stager import config, errors
+from stager import config, errors, variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def page() -> str:
         ".Sh ENVIRONMENT",
         ENVIRONMENT.strip(),
         *_items((f"Ev {key.variable}", _sentence(key.doc)) for key in config.KEYS.values() if key.name != "mirrors"),
-        *_items((f"Ev {name}", _sentence(meaning)) for name, meaning in config.RESERVED.items()),
+        *_items((f"Ev {name}", _sentence(meaning)) for name, meaning in variables.RESERVED.items()),
         FILES.strip(),
         EXIT_STATUS.strip(),
         *_items((f"Er {cls.exit_code}", _sentence((cls.__doc__ or "").partition("\n")[0])) for cls in _errors()),

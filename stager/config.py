@@ -2,7 +2,8 @@
 
 The fields of `Config` are the one table of all settings, with kind, default and meaning: the files, the variables,
 `stage-image config show` and docs/reference/configuration.md come from it. `cluster_name` is `cluster.name`, or `name`
-below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment. Not imported on the warm path.
+below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment; so for `[slurm]`. Not imported on the warm
+path.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stager import kinds, settings_file
 from stager.errors import ConfigError
+from stager.variables import PREFIX, SITE_FILE, SITE_VARIABLE, is_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,20 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SITE_FILE = "/etc/stage-image/config.toml"
-PREFIX = "STAGE_IMAGE_"
-TABLE = "cluster"
-"""The section of a file whose keys are settings of their own."""
-
-SITE_VARIABLE = "STAGE_IMAGE_CONFIG"
-RESERVED = {
-    SITE_VARIABLE: f"a file to read instead of {SITE_FILE}; `/dev/null` for none",
-    "STAGE_IMAGE_PYTHON": "the Python interpreter that the shell wrapper starts",
-    "STAGE_IMAGE_PATH": "set for the command that `exec` runs: the staged file",
-    "STAGE_IMAGE_ROOT": "set for the command that `exec` runs: the mountpoint, if mounted",
-    "STAGE_IMAGE_DIGEST": "set for the command that `exec` runs: the image's digest",
-}
-"""Variables that are no settings. So are all that begin with STAGE_IMAGE_TEST_."""
+TABLES = ("cluster", "slurm")
+"""The sections of a file whose keys are settings of their own."""
 
 
 def _setting(default: T, kind: Kind[Any], doc: str) -> T:
@@ -143,6 +133,33 @@ class Config:
     cluster_lifetime: float = _setting(
         3600.0, kinds.TIME, "How long a node passes the image on, at most, once it has all of it."
     )
+    slurm_allow: tuple[str, ...] = _setting(
+        (), kinds.PREFIXES, "What the Prolog may stage for users: prefixes of URLs and paths; nothing else is touched."
+    )
+    slurm_budget: float = _setting(
+        20.0, kinds.TIME, "How long the Prolog waits for images; their download goes on without it."
+    )
+    slurm_strict: bool = _setting(
+        default=False,
+        kind=kinds.BOOLEAN,
+        doc="Whether hooks fail when images do: nodes drain, and jobs are requeued.",
+    )
+    slurm_private: tuple[str, ...] = _setting(
+        (),
+        kinds.PLACES,
+        "What a job gets for itself: `/tmp=/scratch/tmp` binds a directory of its own over `/tmp`.",
+    )
+    slurm_private_for: Literal["asked", "all"] = _setting(
+        "asked", kinds.choice("asked", "all"), "Which jobs get them: those with `--private-tmp`, or all."
+    )
+    slurm_images_at: str = _setting(
+        "",
+        kinds.PATH,
+        "Where a job with a mount namespace sees its images, as 1, 2 and so on; empty: nowhere.",
+    )
+    slurm_features_prefix: str = _setting(
+        "img_", kinds.NAME, "How node features begin that say which images a node holds."
+    )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -199,7 +216,7 @@ class Key:
     def label(self) -> str:
         """What it is called in a file and in messages: `cluster.name` for the field `cluster_name`."""
         table, _, key = self.name.partition("_")
-        return f"{table}.{key}" if table == TABLE else self.name
+        return f"{table}.{key}" if table in TABLES else self.name
 
     @property
     def variable(self) -> str:
@@ -270,16 +287,15 @@ def _from_file(path: str, *, own: bool, must_exist: bool) -> Iterator[tuple[str,
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from error
     for name, raw in table.items():
-        if name == TABLE and isinstance(raw, dict):
-            yield from ((path, f"{TABLE}.{key}", value) for key, value in raw.items())
+        if name in TABLES and isinstance(raw, dict):
+            yield from ((path, f"{name}.{key}", value) for key, value in raw.items())
         else:
             yield path, name, raw
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, object]]:
     for variable in sorted(environ):
-        product = variable.startswith(PREFIX) and variable not in RESERVED
-        if product and not variable.startswith("STAGE_IMAGE_TEST_") and environ[variable]:
+        if is_setting(variable) and environ[variable]:
             yield variable, _label(variable.removeprefix(PREFIX).lower()), environ[variable]
 
 
@@ -296,9 +312,9 @@ def _label(name: str) -> str:
 def _parsed(source: str, label: str, raw: object) -> object:
     place = source if source.isprintable() else ascii(source)
     if label not in _LABELLED:
-        if label == TABLE and not source.startswith(PREFIX):
-            hint = f"its settings stand below a line [{TABLE}], or are written {TABLE}.name = …"
-            raise ConfigError(f"{place}: {TABLE} is a table, and cannot be {ascii(raw)[:80]}", hint=hint)
+        if label in TABLES and not source.startswith(PREFIX):
+            hint = f"its settings stand below a line [{label}], or are written {label}.name = …"
+            raise ConfigError(f"{place}: {label} is a table, and cannot be {ascii(raw)[:80]}", hint=hint)
         raise ConfigError(f"{place}: there is no setting {label!a}", hint=_suggestion(source, label, _LABELLED))
     kind = _LABELLED[label].kind
     try:

@@ -195,6 +195,29 @@ def _prefix(raw: object) -> str:
     return str(raw)
 
 
+def _prefixes(raw: object) -> tuple[str, ...]:
+    return tuple(_prefix(item) for item in _list(raw))
+
+
+def _places(raw: object) -> tuple[str, ...]:
+    items = tuple(_text(item) for item in _list(raw))
+    if not all(part.startswith("/") for item in items for part in item.split("=", 1)):
+        raise ValueError
+    return items
+
+
+def _list(raw: object) -> list[object]:
+    if isinstance(raw, str):
+        return list(_text(raw).split())
+    if not isinstance(raw, list | tuple):
+        raise ValueError  # noqa: TRY004 - as Kind promises
+    return list(raw)
+
+
+def _listed(items: tuple[str, ...]) -> str:
+    return f"[{', '.join(map(_quoted, items))}]"
+
+
 def _quoted(text: str) -> str:
     # A TOML basic string is a JSON string, as long as no DEL and no surrogate pair is in it; parse refuses the first.
     return json.dumps(text, ensure_ascii=False)
@@ -224,6 +247,8 @@ MIRRORS: Kind[Mapping[str, tuple[str, ...]]] = Kind(
     _mirrors,
     _table,
 )
+PREFIXES = Kind("a list, in a file, or words, each beginning with https://, http://, file:/// or /", _prefixes, _listed)
+PLACES = Kind("a list, in a file, or words, each an absolute path or two with = between them", _places, _listed)
 NAME = Kind("1 to 64 letters, digits, dots, underscores and hyphens", _name, _quoted)
 PORTS = Kind("first-last, each from 1 to 65535, or one port, or empty", _ports, _quoted)
 ZOOKEEPER = Kind(

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 HARMLESS = ("STAGE_IMAGE_PATH", "STAGE_IMAGE_ROOT", "STAGE_IMAGE_DIGEST", "STAGE_IMAGE_STORE", "STAGE_IMAGE_PYTHON")
 """Variables which do not change what the answer is; with any other STAGE_IMAGE_* the long way is taken."""
 
+GIVEN = ("STAGE_IMAGE_PATH_", "STAGE_IMAGE_ROOT_", "STAGE_IMAGE_DIGEST_", "STAGE_IMAGE_REFERENCE")
+"""As harmless, whatever follows: what the tasks of a job are told of the images it was submitted with."""
+
 
 class Question:
     """A command line that can be answered warm: `verb` is path, mount or exec; `mount` and `runtime` as typed."""
@@ -66,4 +69,6 @@ def parse(argv: list[str]) -> Question | None:
 
 def is_plain(environ: Mapping[str, str]) -> bool:
     """Whether no variable changes what the answer would be."""
-    return not any(name.startswith("STAGE_IMAGE_") and name not in HARMLESS for name in environ)
+    return not any(
+        name.startswith("STAGE_IMAGE_") and name not in HARMLESS and not name.startswith(GIVEN) for name in environ
+    )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stager import kinds
-from stager.config import KEYS, Config, load
+from stager.config import KEYS, TABLES, Config, load
 from stager.errors import ConfigError
 from tests.property.strategies import hostile_text
 from tests.support.effort import effort
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 _clean = st.text("abcXYZ019 /._-\"'\\\xe4\u6f22\U0001f600", max_size=20)
 _prefixes = st.builds(str.__add__, st.sampled_from(["/", "https://", "http://", "file:///"]), _clean)
 _ports = st.integers(1, 65535)
+
+
+def _unbroken(text: str) -> str:
+    """A variable has a list's items between blanks."""
+    return "".join(text.split())
+
+
+_paths = _clean.map("/".__add__).map(_unbroken).map(lambda path: path.replace("=", ""))
+_places = _paths | st.tuples(_paths, _paths).map("=".join)
 _hosts = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses(v=6).map(lambda ip: f"[{ip}]")
 _servers = st.builds(lambda host, port: f"{host}:{port}", _hosts, _ports)
 
@@ -43,6 +52,10 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "cluster_zookeeper": st.lists(_servers, min_size=1, max_size=3).map(",".join).flatmap(_rooted) | st.just(""),
     "cluster_ports": st.tuples(_ports, _ports).map(sorted).map(lambda ends: f"{ends[0]}-{ends[1]}") | st.just(""),
     "cluster_interface": st.ip_addresses().map(str) | st.sampled_from(["", "ib0", "eth0.7", "10.1.0.0/16", "fd00::/8"]),
+    "slurm_allow": st.lists(_prefixes.map(_unbroken), max_size=3).map(tuple),
+    "slurm_strict": st.booleans(),
+    "slurm_private": st.lists(_places, max_size=3).map(tuple),
+    "slurm_features_prefix": st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
     "min_free": st.integers(0, 2**62),
     "max_size": st.none() | st.integers(1, 2**62),
     "allow_unsafe_store": st.booleans(),
@@ -58,7 +71,7 @@ def toml(values: dict[str, Any]) -> str:
 def read(text: str) -> dict[str, Any]:
     """Return the values of a file by the names of their fields."""
     table = tomllib.loads(text)
-    rows = {f"cluster_{name}": raw for name, raw in table.pop("cluster", {}).items()}
+    rows = {f"{each}_{name}": raw for each in TABLES for name, raw in table.pop(each, {}).items()}
     return table | rows
 
 
@@ -77,7 +90,7 @@ def test_what_is_shown_can_be_read_back(values: dict[str, Any]) -> None:
 def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
     name, value = entry
     raw = read(toml({name: value}))[name]
-    text = str(raw).lower() if isinstance(raw, bool) else str(raw)
+    text = str(raw).lower() if isinstance(raw, bool) else " ".join(raw) if isinstance(raw, list) else str(raw)
     variable = KEYS[name].variable
     config = load({variable: text}, site_file="", user_file="")
     assert getattr(config, name) == (value if text else getattr(Config(), name))

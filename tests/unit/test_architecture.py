@@ -28,6 +28,7 @@ LAYERS = {
         "retry",
         "mountinfo",
         "filesystem",
+        "variables",
     },
     3: {"election", "sources", "images", "mounts", "relay"},
     4: {"schedulers"},

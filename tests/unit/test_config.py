@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from docs import generate
-from stager.config import KEYS, RESERVED, Config, Setting, default_user_file, load
+from stager.config import KEYS, Config, Setting, default_user_file, load
 from stager.errors import ConfigError
 from stager.settings_file import refusal
+from stager.variables import RESERVED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ import pytest
 
 from docs import links
 from docs.commands import known_options
-from stager import config, errors, jobenv
+from stager import config, errors, jobenv, variables
 from stager.cli.parser import VERBS
 from tests.support import source_trees
 
@@ -85,14 +85,14 @@ def test_the_ruler_passes_what_is_right(line: str) -> None:
 
 
 def test_every_variable_exists() -> None:
-    known = {key.variable for key in config.KEYS.values()} | set(config.RESERVED)
+    known = {key.variable for key in config.KEYS.values()} | set(variables.RESERVED)
     shown = {(page, name) for page, text in TEXTS.items() for name in VARIABLE.findall(text)}
     assert {(page, name) for page, name in shown if name not in known and "_TEST_" not in name} == set()
 
 
 def test_the_page_of_variables_has_them_all() -> None:
     names = [key.variable for key in config.KEYS.values() if key.name != "mirrors"]
-    names += [*config.RESERVED, *jobenv.LOCAL_RANKS]
+    names += [*variables.RESERVED, *jobenv.LOCAL_RANKS]
     page = TEXTS["docs/reference/environment-variables.md"]
     assert [name for name in names if f"`{name}`" not in page] == []
 

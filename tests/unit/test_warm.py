@@ -16,10 +16,11 @@ import pytest
 
 from stager import warm
 from stager.cli.main import main
-from stager.config import KEYS, SITE_VARIABLE
+from stager.config import KEYS
 from stager.layout import _PLAIN, UNMOUNTED, Layout
 from stager.process import session_leader
 from stager.question import HARMLESS
+from stager.variables import SITE_VARIABLE
 from tests.support.warm_scene import CLI, FORMS, JOB, REFERENCE, WRAPPER, apply, faults, program, set_up, shells
 
 if TYPE_CHECKING:
