@@ -1,0 +1,125 @@
+"""What the Prolog may stage for users: it reads as root, and from the node's place in the network.
+
+For the hooks: `check(reference, allow)`; for who reads settings: `prefix(text)`. A user may ask for whatever begins
+with one of the site's prefixes, and servers, proxies and clients do not agree on what a path with dots and escapes
+begins with. So the prefix has to be there as it is written, and what follows may not climb above it however often it
+is unescaped: nginx unescapes once and merges slashes, urllib3 resolves dots before it asks, Tomcat takes `..;x` for
+`..`.
+A redirect of an allowed server is that server's word, and followed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from stager import reference as references
+from stager.errors import AccessDenied, ConfigError, InvalidReference
+
+if TYPE_CHECKING:
+    from stager.reference import Reference
+
+HINT = "ask the administrators to add it to slurm.allow, or stage it yourself: `srun stage-image exec REF -- …`"
+MAX_UNESCAPING = 4
+"""Times that a path is unescaped before it is refused: a client, a proxy and a server do it once each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A directory or an image below which everything is allowed: `origin` is `scheme://host[:port]`, or empty."""
+
+    origin: str
+    parts: tuple[str, ...]
+
+
+def check(reference: Reference, allow: tuple[str, ...]) -> None:
+    """Return if the Prolog may stage `reference`, which it may not if `allow` is empty.
+
+    A URL needs the scheme, host and port of a prefix, and its directory; a file needs to be below one both by its
+    name, before the file system is asked, and when its links are resolved. Raises AccessDenied, and ConfigError for a
+    prefix that cannot be one.
+    """
+    prefixes = [prefix(text) for text in allow]
+    allowed = _file_is_below if reference.scheme == "file" else _url_is_below
+    if not allowed(reference, prefixes):
+        raise AccessDenied(f"{ascii(reference.shown)[1:-1]} is not what this site stages for jobs", hint=HINT)
+
+
+def prefix(text: str) -> Prefix:
+    """Return what an entry of slurm.allow means: `https://host/directory` or `/directory`. Raises ConfigError."""
+    try:
+        parsed = references.parse(text)
+    except InvalidReference as error:
+        raise ConfigError(f"slurm.allow: {error.message}") from None
+    origin, parts = _taken_apart(parsed)
+    strange = parsed.digest or "?" in parsed.location or "*" in parsed.location or {".", ".."}.intersection(parts)
+    if strange or not (text.startswith("/") or "://" in text):
+        raise ConfigError(f"slurm.allow: {ascii(text)[:120]} is neither the beginning of a URL nor an absolute path")
+    return Prefix(origin, parts)
+
+
+def _taken_apart(reference: Reference) -> tuple[str, tuple[str, ...]]:
+    if reference.scheme == "file":
+        return "", _parts(reference.location)
+    scheme, _, rest = reference.location.partition("?")[0].partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}", _parts(path)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    parts = path.strip("/").split("/")
+    return () if parts == [""] else tuple(parts)
+
+
+def _url_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
+    origin, parts = _taken_apart(reference)
+    return any(
+        one.origin == origin and _starts(parts, one) and _never_climbs("/".join(parts[len(one.parts) :]))
+        for one in prefixes
+    )
+
+
+def _file_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
+    # By name first: to resolve a path is to walk it as root, which may wake automounts and hang on dead servers.
+    parts = _parts(reference.location)
+    if ".." in parts:
+        return False
+    here = [one for one in prefixes if not one.origin]
+    real = [Prefix("", _parts(os.path.realpath("/" + "/".join(one.parts)))) for one in here]
+    if not any(_starts(parts, one) for one in (*here, *real)):
+        return False
+    resolved = _parts(os.path.realpath(reference.location))
+    return any(_starts(resolved, one) for one in real)
+
+
+def _starts(parts: tuple[str, ...], prefix: Prefix) -> bool:
+    return parts[: len(prefix.parts)] == prefix.parts
+
+
+def _never_climbs(path: str) -> bool:
+    for _ in range(MAX_UNESCAPING):
+        if not _stays(path):
+            return False
+        try:
+            plain = unquote_to_bytes(path).decode()
+        except UnicodeDecodeError:
+            return False  # Some take C0 AE, which is no UTF-8, for a dot.
+        if plain == path:
+            return True
+        path = plain
+    return False
+
+
+def _stays(path: str) -> bool:
+    if not path.isprintable():
+        return False
+    depth = 0
+    for part in path.replace("\\", "/").split("/"):
+        name = part.partition(";")[0]
+        # An empty part is no step down: servers that merge slashes would take a step less than those that do not.
+        depth += -1 if name == ".." else name not in ("", ".")
+        if depth < 0:
+            return False
+    return True
