@@ -1,7 +1,9 @@
 """Leases: who uses an image or a mount on this node, in file names alone, so that a crash cannot leave half of one.
 
 A lease is an empty file `<scope>@<pid>.<start>.<boot>`: the scope is the job (or the login session), the rest the
-process whose life it shares. A dead holder's lease counts for nothing and is collected by the next call.
+process whose life it shares. A dead holder's lease counts for nothing and is collected by the next call. A job's own
+lease, left by a site's hook, is held by no process (`<scope>@0.0.<boot>`): it lasts until it is released or the node
+boots, and only who owns the directory can leave one.
 
 In root's store every user may leave leases, so what lies there is hostile: a directory of leases is opened without
 following a link, its entries are named and unlinked through that descriptor, and never opened.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-from stager.process import ProcessIdentity
+from stager.process import ProcessIdentity, boot_id
 from stager.store.files import make_folders
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -35,6 +37,11 @@ class Lease:
         scope, at, holder = name.partition("@")
         identity = ProcessIdentity.parse(holder) if at and scope else None
         return cls(scope, identity) if identity else None
+
+
+def of_job(scope: str) -> Lease:
+    """Return the lease of a job itself, whichever of its processes may live."""
+    return Lease(scope, ProcessIdentity(0, 0, boot_id()))
 
 
 def acquire(folder: str, lease: Lease) -> None:
@@ -69,9 +76,25 @@ def collect(folder: str) -> list[str]:
 
 def survey(folder: str) -> tuple[list[Lease], list[str]]:
     """Return the living leases in `folder`, and the names of all other entries. Changes nothing."""
-    leases = [(name, Lease.parse(name)) for name in _names(folder)]
-    alive = [lease for _, lease in leases if lease is not None and lease.holder.alive]
+    fd = _open(folder)
+    if fd < 0:
+        return [], []
+    try:
+        leases = [(name, Lease.parse(name)) for name in sorted(os.listdir(fd))]
+        alive = [lease for name, lease in leases if lease is not None and _is_held(lease.holder, fd, name)]
+    finally:
+        os.close(fd)
     return alive, [name for name, lease in leases if lease is None or lease not in alive]
+
+
+def _is_held(holder: ProcessIdentity, fd: int, name: str) -> bool:
+    if holder.pid:
+        return holder.alive
+    try:
+        ours = os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == os.fstat(fd).st_uid
+    except OSError:
+        return False
+    return ours and holder.boot == boot_id()
 
 
 def release(folder: str, scope: str) -> int:

@@ -53,6 +53,23 @@ def test_a_pid_that_came_round_is_another_process(folder: str) -> None:
     assert lease.living(folder) == []
 
 
+def test_a_job_s_own_lease_lasts_until_it_is_released(folder: str) -> None:
+    mine = lease.of_job("slurm-7")
+    lease.acquire(folder, mine)
+    lease.acquire(folder, Lease("slurm-8", ProcessIdentity(0, 0, "0" * 8)))
+    assert [str(one) for one in lease.living(folder)] == [str(mine)]
+    assert lease.collect(folder) == ["slurm-8@0.0.00000000"], "of another boot"
+    assert lease.release(folder, "slurm-7") == 1
+    assert lease.living(folder) == []
+
+
+@pytest.mark.needs("root")
+def test_only_who_owns_the_directory_can_leave_a_job_s_lease(folder: str) -> None:
+    lease.acquire(folder, lease.of_job("slurm-7"))
+    os.chown(f"{folder}/{lease.of_job('slurm-7')}", NOBODY, NOBODY)
+    assert lease.living(folder) == []
+
+
 def test_a_lease_ends_with_its_process(folder: str) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         holder = ProcessIdentity.of(child.pid)
