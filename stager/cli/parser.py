@@ -17,6 +17,7 @@ VERBS = {
     "list": "list staged images",
     "status": "show what is being staged: how far each node of the cluster is",
     "prefetch": "have images staged on many nodes, before any job wants them",
+    "resolve": "show which image a reference means now, as a reference that always means it",
     "inspect": "show what an image is",
     "verify": "hash images again; mend or quarantine what is bad",
     "remove": "remove an image from the store",

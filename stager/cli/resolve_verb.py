@@ -1,0 +1,154 @@
+"""`stage-image resolve REF`: which image a reference means now, as a reference that will always mean that one."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from stager.cli.node import Node
+from stager.cli.obtain import obtain
+from stager.cli.options import SETTINGS, add_json, add_staging, flags
+from stager.cli.output import write, write_json
+from stager.errors import OriginUnavailable, StageImageError
+from stager.interfaces import Validators
+from stager.reference import Reference
+from stager.store import memory
+
+if TYPE_CHECKING:
+    from stager.reference import Digest
+    from stager.store.memory import Seen
+
+EPILOG = """\
+  stage-image resolve https://example.org/tool.sif      https://example.org/tool.sif@sha256:…
+
+Whoever is given the answer uses exactly that image, whatever the reference comes to mean later. The origin is always
+asked. It may say the digest itself, by a Repr-Digest or Digest header; or that it still has the image that was known
+here; if it says neither, the image is staged here. A file is read where it lies. --json also says which it was:
+pinned, declared, known, staged or hashed.
+"""
+
+
+class Resolved:
+    """`reference` has a pin; `how` is how it was found: pinned, declared, known, staged or hashed."""
+
+    def __init__(self, reference: Reference, how: str) -> None:
+        self.reference = reference
+        self.how = how
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_staging(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the reference with its pin."""
+    found = resolve(arguments)
+    if arguments.json:
+        write_json({"reference": str(found.reference), "digest": str(found.reference.digest), "how": found.how})
+    else:
+        write(str(found.reference))
+    return 0
+
+
+def resolve_text(text: str) -> Resolved:
+    """Return what `text` means now, by the settings alone. Raises as `resolve`."""
+    return resolve(argparse.Namespace(reference=text, retry=False))
+
+
+def resolve(arguments: argparse.Namespace) -> Resolved:
+    """Return what `arguments.reference` means now. Raises StageImageError, with the reference filled in."""
+    node = Node(flags(arguments))
+    reference = node.reference(arguments.reference)
+    if reference.digest is not None:
+        return Resolved(reference, "pinned")
+    try:
+        digest, how = _of_file(node, reference) if reference.scheme == "file" else _of_url(node, reference, arguments)
+    except StageImageError as error:
+        error.reference = error.reference or reference.shown
+        raise
+    return Resolved(Reference(reference.scheme, reference.location, digest), how)
+
+
+def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> tuple[Digest, str]:
+    # Of several places, that of the staging knows which one answers; a claim is worth nothing but by the origin.
+    if not any(reference.location.startswith(beginning.rstrip("/")) for beginning in node.config.mirrors):
+        with suppress(OriginUnavailable):  # which staging may outlast, or do without
+            found = _claimed(node, reference)
+            if found is not None:
+                return found
+    given = {name: getattr(arguments, name, None) for name in SETTINGS}
+    wish = argparse.Namespace(**given | {"reference": str(reference), "retry": arguments.retry, "words": []})
+    wish.freshness = "always"  # the pins of jobs and sessions are for those who run; whoever submits wants what is new
+    return obtain(wish, own=True, mode="none").image.digest, "staged"
+
+
+def _claimed(node: Node, reference: Reference) -> tuple[Digest, str] | None:
+    from stager.sources import declared
+    from stager.sources.settings import HttpSettings
+
+    settings = HttpSettings(
+        connect_timeout=node.config.connect_timeout,
+        stall_timeout=node.config.stall_timeout,
+        ca_file=node.config.ca_file,
+        token_file=node.config.token_file,
+    )
+    seen = _seen(node, reference)
+    claim = declared.ask(reference.location, settings, _version(seen) if seen else None)
+    if claim.unchanged and seen is not None:
+        return seen.digest, "known"
+    return (claim.digest, "declared") if claim.digest else None
+
+
+def _of_file(node: Node, reference: Reference) -> tuple[Digest, str]:
+    from stager.reference import Digest
+    from stager.sources import HttpSettings, source_for
+
+    seen = _seen(node, reference)
+    source = source_for(reference, HttpSettings())
+    stream = source.open(unless=_version(seen) if seen else None)
+    if stream is None and seen is not None:
+        return seen.digest, "known"
+    if stream is None:
+        raise OriginUnavailable(f"{reference.location} gave no answer")
+    asked = node.clock.now()
+    try:
+        _refuse_what_is_no_image(reference.location)
+        total = sha256()
+        for piece in stream.chunks():
+            total.update(piece)
+    finally:
+        stream.close()
+    digest = Digest(total.hexdigest())
+    with suppress(StageImageError, OSError):  # the next one reads it again
+        record = node.layout.reference_record(reference.key)
+        memory.write_seen(record, reference.shown, digest, validators=stream.validators, at=asked)
+    return digest, "hashed"
+
+
+def _refuse_what_is_no_image(path: str) -> None:
+    import os
+
+    from stager.errors import AccessDenied
+    from stager.images import recognise
+
+    try:
+        with open(path, "rb", buffering=0) as file:
+            recognise(file.fileno(), os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise AccessDenied(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _seen(node: Node, reference: Reference) -> Seen | None:
+    """Return what is known here; without a store that can be used, nothing is."""
+    with suppress(StageImageError, OSError):
+        records = (memory.read_seen(layout.reference_record(reference.key)) for layout in (node.layout, *node.tiers))
+        return next((seen for seen in records if seen is not None), None)
+    return None
+
+
+def _version(seen: Seen) -> Validators:
+    return Validators(seen.etag, seen.modified, seen.size)
