@@ -1,0 +1,59 @@
+"""What `slurm doctor` puts together: Slurm's configuration, the settings of its hooks, this node's files and images."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from stager import config as site
+from stager.cli.node import Node
+from stager.cli.slurm_publishing import held_here
+from stager.errors import StageImageError
+from stager.schedulers import features, hook, scontrol, slurm_config, slurm_node, slurm_rules
+from stager.schedulers.slurm_rules import Finding, Here
+from stager.variables import SITE_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stager.config import Config
+
+
+def findings() -> list[Finding]:
+    """Return everything that there is to say. Raises ClusterUnavailable where Slurm cannot be asked."""
+    config = slurm_config.read(scontrol.show_config())
+    settings = _settings()
+    return [*slurm_rules.findings(config, settings, _here(config)), _features(settings)]
+
+
+def _settings() -> Config:
+    """Return the settings as slurmd's hooks have them: without those of whoever asks."""
+    named = {name: os.environ[name] for name in (SITE_VARIABLE,) if name in os.environ}
+    return site.load(named, user_file="")
+
+
+def _here(config: Mapping[str, str]) -> Here:
+    folder = slurm_node.folder(config)
+    plugins = tuple(slurm_node.plugins(slurm_node.plugstack(config)))
+    places = config.get("PluginDir", "").split(":")
+    return Here(
+        hooks={name: slurm_node.hook_files(config, name) for name in slurm_rules.HOOKS},
+        plugins=plugins,
+        missing_plugins=frozenset(plugin.path for plugin in plugins if not slurm_node.is_there(plugin.path, places)),
+        container=slurm_config.container_settings(slurm_node.text(f"{folder}/job_container.conf") or ""),
+        off=hook.is_off(),
+    )
+
+
+def _features(settings: Config) -> Finding:
+    try:
+        held = held_here(Node({"store": settings.store} if settings.store else {}))
+        known = scontrol.show_node(scontrol.names_here()[0])
+        change = features.change(held, known.available, known.active, settings.slurm_features_prefix)
+    except StageImageError as error:
+        return Finding("advice", "features", f"cannot be compared: {error.message}", error.hint)
+    if change is None:
+        return Finding("ok", "features", f"Slurm knows of this node's {len(held)} images")
+    why = f"Slurm does not know what {known.name} holds: {len(change.added)} images untold, {len(change.removed)} gone"
+    remedy = "enable stage-image-features.timer: Slurm forgets at every restart and `scontrol reconfigure`"
+    return Finding("advice", "features", why, remedy)
