@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stager.cli.node import Node
 from stager.cli.obtain import obtain
-from stager.cli.options import SETTINGS, add_json, add_staging, flags
+from stager.cli.options import SETTINGS, add_json, add_store, flags
 from stager.cli.output import write, write_json
 from stager.errors import OriginUnavailable, StageImageError
 from stager.interfaces import Validators
@@ -40,7 +40,14 @@ class Resolved:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    add_staging(parser)
+    parser.add_argument("reference", metavar="REF", help="https://… , file://… or a path")
+    add_store(parser)
+    parser.add_argument("--offline", metavar="HOW", help="use a known image when the origin is away: allow or refuse")
+    parser.add_argument("--retry", action="store_true", help="try again at once what has just failed")
+    parser.add_argument("--deadline", metavar="TIME", help="give up after so long without progress, e.g. 5m")
+    parser.add_argument("--stall-timeout", metavar="TIME", help="reconnect after so long without a byte, e.g. 60s")
+    parser.add_argument("--connections", metavar="N", help="connections to the origin at a time, where more pay")
+    parser.add_argument("--progress", metavar="HOW", help="auto, bar, lines or none")
     add_json(parser)
 
 
