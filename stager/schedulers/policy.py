@@ -4,8 +4,11 @@ For the hooks: `check(reference, allow)`; for who reads settings: `prefix(text)`
 with one of the site's prefixes, and servers, proxies and clients do not agree on what a path with dots and escapes
 begins with. So the prefix has to be there as it is written, and what follows may not climb above it however often it
 is unescaped: nginx unescapes once and merges slashes, urllib3 resolves dots before it asks, Tomcat takes `..;x` for
-`..`.
-A redirect of an allowed server is that server's word, and followed.
+`..`. A redirect of an allowed server is that server's word, and followed.
+
+A file is compared when it is asked for and opened later: who may write to an allowed directory may exchange a link in
+it in between, and let root read another image. So allow directories that only trusted people write to, and look at
+what was opened: an image that not everybody may read is private (`Stream.private`), and none of the Prolog's.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ def prefix(text: str) -> Prefix:
     except InvalidReference as error:
         raise ConfigError(f"slurm.allow: {error.message}") from None
     origin, parts = _taken_apart(parsed)
+    if parts and not parts[-1]:
+        parts = parts[:-1]
     strange = parsed.digest or "?" in parsed.location or "*" in parsed.location or {".", ".."}.intersection(parts)
     if strange or not (text.startswith("/") or "://" in text):
         raise ConfigError(f"slurm.allow: {ascii(text)[:120]} is neither the beginning of a URL nor an absolute path")
@@ -62,15 +67,14 @@ def prefix(text: str) -> Prefix:
 
 def _taken_apart(reference: Reference) -> tuple[str, tuple[str, ...]]:
     if reference.scheme == "file":
-        return "", _parts(reference.location)
+        return "", _parts(reference.location[1:])
     scheme, _, rest = reference.location.partition("?")[0].partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}", _parts(path)
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    parts = path.strip("/").split("/")
-    return () if parts == [""] else tuple(parts)
+    return tuple(path.split("/")) if path else ()
 
 
 def _url_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
@@ -83,15 +87,19 @@ def _url_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
 
 def _file_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
     # By name first: to resolve a path is to walk it as root, which may wake automounts and hang on dead servers.
-    parts = _parts(reference.location)
+    _, parts = _taken_apart(reference)
     if ".." in parts:
         return False
     here = [one for one in prefixes if not one.origin]
-    real = [Prefix("", _parts(os.path.realpath("/" + "/".join(one.parts)))) for one in here]
+    real = [Prefix("", _resolved("/" + "/".join(one.parts))) for one in here]
     if not any(_starts(parts, one) for one in (*here, *real)):
         return False
-    resolved = _parts(os.path.realpath(reference.location))
+    resolved = _resolved(reference.location)
     return any(_starts(resolved, one) for one in real)
+
+
+def _resolved(path: str) -> tuple[str, ...]:
+    return _parts(os.path.realpath(path)[1:])
 
 
 def _starts(parts: tuple[str, ...], prefix: Prefix) -> bool:

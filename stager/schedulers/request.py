@@ -28,7 +28,7 @@ MAX_IMAGES = 8
 """Images of a job: tasks are told of each by variables of its own."""
 
 MAX_TEXT = 4096
-"""Characters that are looked at of a comment. Slurm has no limit of its own short of the message's 64 KiB and more."""
+"""Characters that are looked at of each text: what is asked for behind them is not seen. Slurm itself takes more."""
 
 MAX_REFERENCE = 1024
 HINT = f"write {WORD}=https://host/path or {WORD}=/path, several with commas between them and %2C for a comma in one"

@@ -11,6 +11,10 @@ import re
 import time
 from contextlib import suppress
 from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEVICE = "/dev/log"
 DAEMON = 3 << 3
@@ -41,9 +45,9 @@ class Syslog:
         keep up, nothing happens.
         """
         with suppress(OSError), socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC) as log:
-            log.sendto(self.packet(time.time(), severity=severity, **fields), self._device)
+            log.sendto(self.packet(time.time(), severity, fields), self._device)
 
-    def packet(self, now: float, *, severity: int = INFO, **fields: object) -> bytes:
+    def packet(self, now: float, severity: int, fields: Mapping[str, object]) -> bytes:
         """Return what `line` sends at the time `now`, in seconds since 1970: ASCII, one line."""
         at = time.localtime(now)
         stamp = f"{_MONTHS[at.tm_mon - 1]} {at.tm_mday:2} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"

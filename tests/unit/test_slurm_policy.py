@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stager.errors import AccessDenied, ConfigError
+from stager.reference import parse
+from stager.schedulers import policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALLOW = ("https://host/pub", "http://10.0.0.1:8080/a/b/", "https://[::1]/", "https://one/exact.sif")
+PIN = "@sha256:" + "0" * 64
+
+ALLOWED = [
+    *("https://host/pub", "https://host/pub/", "https://host/pub/x.sif", "https://host/pub/x/y/z.sif"),
+    *("HTTPS://HOST/pub/x.sif", "https://host:443/pub/x.sif", "https://host:0443/pub/x", f"https://host/pub/x{PIN}"),
+    *("https://host/pub/x?v=1", "https://host/pub?x=/../../y", "https://host/pub/x#../..", "https://host/pub/a/../b"),
+    *(
+        "https://host/pub/./x",
+        "https://host/pub/a%20b",
+        "https://host/pub/%C3%BC.sif",
+        "https://host/pub/...",
+        "https://host/pub//x",
+    ),
+    *("http://10.0.0.1:8080/a/b/c", "https://[::1]/anything", "https://one/exact.sif"),
+    *("https://host/pub/100%25.sif", "https://host/pub/a%2Fb", "https://host/pub/x;v=1"),
+]
+
+DENIED = [
+    *("http://host/pub/x", "https://host:8443/pub/x", "https://host/", "https://host", "https://host/public"),
+    *(
+        "https://host/pub2/x",
+        "https://host/PUB/x",
+        "https://host/%70ub/x",
+        "https://host//pub/x",
+        "https://host/pub;x/y",
+    ),
+    *("https://evil/pub/x", "https://host.evil/pub/x", "https://evil.host/pub/x", "https://host./pub/x"),
+    *("https://evil/https://host/pub/x", "https://evil?https://host/pub/", "https://evil#https://host/pub/"),
+    *("https://host/x/../pub/y", "https://host/../pub/y", "https://host/pub/..", "https://host/pub/../x"),
+    *(
+        "https://host/pub/a/../../x",
+        "https://host/pub//../x",
+        "https://host/pub/./../x",
+        "https://host/pub/a/.././../x",
+    ),
+    *("https://host/pub/%2e%2e/x", "https://host/pub/.%2E/x", "https://host/pub/%2e./x", "https://host/pub/..%2fx"),
+    *(
+        "https://host/pub/%2e%2e%2fx",
+        "https://host/pub/a%2f..%2f..%2fx",
+        "https://host/pub/..%5cx",
+        "https://host/pub/..;/x",
+    ),
+    *("https://host/pub/%252e%252e/x", "https://host/pub/%25252e%25252e/x", "https://host/pub/%%32%65%%32%65/x"),
+    *("https://host/pub/..;v=1/x", "https://host/pub/..%3b/x", "https://host/pub/..%00/x", "https://host/pub/%0d%0ax"),
+    *(
+        "https://host/pub/%c0%ae%c0%ae/x",
+        "https://host/pub/%ff",
+        "https://host/pub/" + "%" + "25" * 9,
+        "https://host/pub%2f..%2fx",
+    ),
+    *(
+        "http://10.0.0.1/a/b/c",
+        "http://10.0.0.1:8080/a/bc",
+        "http://0x0a000001:8080/a/b/c",
+        "http://010.0.0.1:8080/a/b/c",
+    ),
+    *("https://[0:0:0:0:0:0:0:1]/x", "https://[::1]:1/x", "https://[::2]/x", "https://one/exact.sif2", "https://one/"),
+    *("file:///pub/x", "/pub/x", "/https:/host/pub/x"),
+]
+
+
+@pytest.mark.parametrize("text", ALLOWED)
+def test_allowed(text: str) -> None:
+    policy.check(parse(text), ALLOW)
+
+
+@pytest.mark.parametrize("text", DENIED)
+def test_denied(text: str) -> None:
+    with pytest.raises(AccessDenied) as caught:
+        policy.check(parse(text), ALLOW)
+    assert "slurm.allow" in caught.value.hint
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("text", ["https://host/pub/x", "/etc/x", "http://[::1]/"])
+def test_nothing_is_allowed_by_default(text: str) -> None:
+    with pytest.raises(AccessDenied):
+        policy.check(parse(text), ())
+
+
+def test_what_is_refused_is_told_without_its_query() -> None:
+    with pytest.raises(AccessDenied) as caught:
+        policy.check(parse("https://evil/x?token=secret"), ALLOW)
+    assert caught.value.message.startswith("https://evil/x is not")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "host",
+            "pub/x",
+            "*",
+            "https://",
+            "https://u:p@host/",
+            "https://*.host/",
+            "https://host/*",
+            "ftp://host/",
+        ),
+        *(
+            "https://host/pub?x",
+            f"https://host/pub{PIN}",
+            "https://host/pub/../x",
+            "https://host/./",
+            "/a/../b",
+            "oci:/x",
+        ),
+    ],
+)
+def test_what_cannot_be_a_prefix_is_an_error_of_the_site(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"slurm\.allow"):
+        policy.check(parse("https://host/pub/x"), ("https://host/pub", text))
+
+
+@pytest.fixture
+def apps(tmp_path: Path) -> Path:
+    for name in ("apps/sub", "apps2", "home"):
+        (tmp_path / "site" / name).mkdir(parents=True)
+    for name in ("apps/x.sif", "apps/sub/y.sif", "apps2/x.sif", "home/secret"):
+        (tmp_path / "site" / name).touch()
+    (tmp_path / "site/way").symlink_to("apps")
+    return tmp_path / "site"
+
+
+def allowed(apps: Path, name: str, *prefixes: str) -> bool:
+    try:
+        policy.check(parse(f"{apps}/{name}"), tuple(f"{apps}/{prefix}" for prefix in prefixes))
+    except AccessDenied:
+        return False
+    return True
+
+
+def test_files(apps: Path) -> None:
+    assert allowed(apps, "apps/x.sif", "apps")
+    assert allowed(apps, "apps/sub/y.sif", "apps/")
+    assert allowed(apps, "apps/x.sif", "apps/x.sif")
+    assert allowed(apps, "apps/absent.sif", "apps")
+    assert not allowed(apps, "apps2/x.sif", "apps")
+    assert not allowed(apps, "home/secret", "apps")
+    assert not allowed(apps, "home/absent", "apps")
+
+
+def test_files_are_compared_as_text_first_so_that_no_foreign_path_is_walked(
+    apps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[str] = []
+
+    def realpath(path: str) -> str:
+        walked.append(path)
+        return path
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert not allowed(apps, "home/secret", "apps")
+    assert not allowed(apps, "apps/../home/secret", "apps")
+    assert set(walked) == {f"{apps}/apps"}
+
+
+def test_dots_do_not_lead_out(apps: Path) -> None:
+    assert not allowed(apps, "apps/../home/secret", "apps")
+    assert not allowed(apps, "apps/sub/../x.sif", "apps")
+    with pytest.raises(AccessDenied):
+        policy.check(parse(f"file://{apps}/apps/%2e%2e/home/secret"), (f"{apps}/apps",))
+
+
+def test_links_do_not_lead_out(apps: Path) -> None:
+    (apps / "apps/out").symlink_to(apps / "home")
+    (apps / "apps/out.sif").symlink_to(apps / "home/secret")
+    (apps / "apps/loop").symlink_to("loop")
+    (apps / "apps/in.sif").symlink_to("sub/y.sif")
+    assert not allowed(apps, "apps/out/secret", "apps")
+    assert not allowed(apps, "apps/out.sif", "apps")
+    assert allowed(apps, "apps/in.sif", "apps")
+    assert allowed(apps, "apps/out.sif", "apps", "home")
+    allowed(apps, "apps/loop", "apps")  # whatever it says: it ends
+
+
+def test_the_site_may_name_its_directory_by_a_link(apps: Path) -> None:
+    assert allowed(apps, "way/x.sif", "way")
+    assert allowed(apps, "apps/x.sif", "way")
+    assert not allowed(apps, "way/x.sif", "apps")  # a way of walking that the site has not named
+    assert not allowed(apps, "apps2/x.sif", "way")
+
+
+def test_a_url_and_a_file_are_no_prefix_of_each_other() -> None:
+    with pytest.raises(AccessDenied):
+        policy.check(parse("https://host/apps/x"), ("/", "file:///https:/host"))
+    with pytest.raises(AccessDenied):
+        policy.check(parse("/apps/x"), ("https://host/",))
+
+
+def test_everything_may_be_allowed() -> None:
+    policy.check(parse("https://host/x"), ("https://host",))
+    policy.check(parse("/"), ("/",))
