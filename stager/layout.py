@@ -11,6 +11,7 @@
 │                              <key>.relay.log tells of strangers at the relay
 ├── leases/<hex>/<lease>       who uses the image: empty files, all is in the name
 ├── pins/<scope>/<key>         the digest a reference means for one job
+├── jobs/<scope>.json          what a site's hooks made for a job, root's alone
 ├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper
 ├── failures/<key>             a recent failure, with when to try again
 └── mounts/<hex>.<kind>/       root (the mountpoint), ready (how it is mounted)
@@ -51,6 +52,11 @@ class Layout:
         """Every directory that a store is made of, parents first."""
         top = ("images", "quarantine", "refs", "partial", "locks", "leases", "pins", "warm", "failures", "mounts")
         return (*(f"{self.root}/{name}" for name in top), self.images)
+
+    @property
+    def jobs(self) -> str:
+        """What a site's hooks made for jobs; only where they do."""
+        return f"{self.root}/jobs"
 
     def image_dir(self, digest: Digest) -> str:
         return f"{self.images}/{digest.hex[:2]}/{digest.hex}"

@@ -94,6 +94,13 @@ class Node:
         """Return our lease: by this process (`own`), which becomes the command, or by the session that called us."""
         return Lease(self.scope, current() if own else self.session)
 
+    def heed_hooks(self, reference: Reference, tell: Teller) -> None:
+        """Wait for the site's hook that stages `reference` for our job, and mean by it what that has staged."""
+        if self.job.scheduler == "slurm":
+            from stager.cli.slurm_known import heed
+
+            heed(self, reference, tell)
+
     def mounted(self, image: StagedImage, mode: str, *, own: bool, tell: Teller) -> Mounted:
         """Return the image mounted by `mode` (auto, loop or fuse). Raises MountFailed, MountUnavailable."""
         from stager import mount, mounts

@@ -40,13 +40,16 @@ class Obtained:
         return dict(answer)
 
 
-def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, optional: bool = False) -> Obtained:
+def obtain(
+    arguments: argparse.Namespace, *, own: bool, mode: str | None, optional: bool = False, node: Node | None = None
+) -> Obtained:
     """Stage `arguments.reference`, and mount it unless `mode` is `none`; None takes the setting.
 
     `own`: the lease is this process's, not its session's. `optional`: an image that cannot be mounted is enough.
-    Raises StageImageError, with the reference filled in.
+    `node` is this one, as `arguments` say unless somebody knows better. Raises StageImageError, with the reference
+    filled in.
     """
-    node = Node(flags(arguments))
+    node = node or Node(flags(arguments))
     mode = node.config.mount if mode is None else mode
     mounted: list[Mounted | None] = []
 
@@ -59,6 +62,7 @@ def obtain(arguments: argparse.Namespace, *, own: bool, mode: str | None, option
     if mode != "none" and not node.config.is_cluster:  # which forks, and a fork has to find no thread
         Thread(target=_import_mounters, name="mounters", daemon=True).start()
     try:
+        node.heed_hooks(wish.reference, tell)
         image = wish.run()
         if not mounted:
             finish(image)

@@ -22,6 +22,7 @@ VERBS = {
     "verify": "hash images again; mend or quarantine what is bad",
     "remove": "remove an image from the store",
     "prune": "evict unused images, longest unused first",
+    "slurm": "Slurm's hooks, its doctor, and which images a node has, told to it",
     "config": "show every setting and where it came from",
     "doctor": "show what this node can do, and what lies about",
     "demo": "show it all: an origin, 32 tasks, one download, one mount",

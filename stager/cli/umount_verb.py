@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     busy: list[str] = []
     for place in found:
         try:
-            closed = _close(node, place, force=arguments.force, lazy=arguments.lazy)
+            closed = close(node, place, force=arguments.force, lazy=arguments.lazy)
             (unmounted if closed else kept).append(place.root)
         except InUse as error:
             busy.append(f"{place.root}: {error.message}")
@@ -91,9 +91,14 @@ def _release_images(node: Node, scope: str) -> None:
         lease.release(node.layout.leases(digest), scope)
 
 
-def _close(node: Node, place: MountPlace, *, force: bool, lazy: bool) -> bool:
-    """Unmount unless leased; a busy mount is tried for BUSY_SECONDS, then detached if `lazy`, else InUse is raised."""
-    give_up = time.monotonic() + BUSY_SECONDS
+def close(
+    node: Node, place: MountPlace, *, force: bool = False, lazy: bool = False, patience: float = BUSY_SECONDS
+) -> bool:
+    """Unmount unless leased, and tell whether it is gone.
+
+    A busy mount is tried for `patience` seconds, then detached if `lazy`; otherwise InUse is raised.
+    """
+    give_up = time.monotonic() + patience
     while True:
         with node.election.lead(place.lock) as leads:
             if leads:

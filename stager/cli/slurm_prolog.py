@@ -1,0 +1,166 @@
+"""`stage-image slurm prolog`: what a job asked for is staged, mounted and made before its first task.
+
+    request ─▶ record ─▶ private directories, namespace ─▶ a process of its own stages ─▶ wait while the budget lasts
+
+Slurm drains a node whose Prolog fails, requeues a job whose Prolog is slow, and kills a Prolog that is too slow: so
+this ends with 0 whatever happens unless the site is strict, within its budget, and has nothing to tidy up when killed.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from stager.cli.slurm_job import JobNode
+from stager.errors import ConfigError, StageImageError
+from stager.progress import write_line
+from stager.schedulers import hook, private, request
+from stager.schedulers.hook import HookEnvironment
+from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
+
+if TYPE_CHECKING:
+    import argparse
+
+NAMESPACE = "ns"
+"""Where the SPANK plugin, too, looks for it."""
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Do all that a Prolog does; 0, or the exit code of what failed where the site is strict."""
+    if hook.is_off():
+        return 0
+    node: JobNode | None = None
+    try:
+        node = JobNode(HookEnvironment.read(os.environ))
+        Prolog(node).run()
+    except StageImageError as error:
+        _tell(node, error)
+        return error.exit_code if node is not None and node.config.slurm_strict else 0
+    except OSError as error:
+        write_line(f"error: {error} (on {os.uname().nodename})")
+        return 0
+    return 0
+
+
+def _tell(node: JobNode | None, error: StageImageError) -> None:
+    write_line(f"error: {error.reference and error.reference + ': '}{error.message} (on {os.uname().nodename})")
+    if node is not None:
+        node.log("prolog", error, image=error.reference)
+
+
+class Prolog:
+    """One job's Prolog on this node."""
+
+    def __init__(self, node: JobNode) -> None:
+        self._node = node
+        self._hook = node.hook
+        self._begun = monotonic()
+
+    def run(self) -> None:
+        """Make what was asked for. Raises the StageImageError of what could not be had within the budget."""
+        places = self._places()
+        try:
+            references = request.read(self._hook.comment, self._hook.extra, self._hook.spank).references
+        except StageImageError as error:
+            self._fail(error)
+            raise
+        if not references and not places:
+            return
+        record = self._recorded(references, places)
+        shows = references and self._node.config.slurm_images_at
+        if (places or shows) and not record.namespace:
+            record = self._make_private(record)
+        if references:
+            self._stage(record)
+
+    def _places(self) -> tuple[private.Place, ...]:
+        config = self._node.config
+        asked = config.slurm_private_for == "all" or self._hook.private_tmp
+        return private.parse(config.slurm_private) if asked and config.slurm_private else ()
+
+    def _owner(self) -> tuple[int, int]:
+        uid, gid = self._hook.uid, self._hook.gid
+        if uid is None or gid is None:
+            raise ConfigError("Slurm does not say whose job it is (SLURM_JOB_UID, SLURM_JOB_GID)")
+        return uid, gid
+
+    def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
+        """Return the job's record, written down; what an earlier run of the job left here is cleared away first."""
+        earlier = self._node.registry.read(self._node.scope)
+        if earlier is not None and earlier.of_this_boot and earlier.restart == self._hook.restart:
+            return earlier
+        if earlier is not None:
+            from stager.cli.slurm_release import Release
+
+            Release(self._node, earlier).run()
+        uid, gid = self._owner()
+        wanted = private.directories(places, self._hook.job, self._hook.restart)
+        record = JobRecord(
+            scope=self._node.scope,
+            uid=uid,
+            gid=gid,
+            restart=self._hook.restart,
+            references=references,
+            directories=tuple(Directory(each.path, each.mount) for each in wanted),
+        )
+        self._node.registry.write(record)
+        return record
+
+    def _make_private(self, record: JobRecord) -> JobRecord:
+        from stager.mounts.namespace import Namespace
+
+        binds = []
+        for directory in record.directories:
+            made = private.make(private.Directory(directory.mount, directory.path), record.uid, record.gid)
+            record = record.with_directory(replace(directory, dev=made.dev, ino=made.ino))
+            self._node.registry.write(record)
+            binds.append((directory.path, directory.mount))
+        record = replace(record, namespace=f"{run_folder(record.scope)}/{NAMESPACE}")
+        self._node.registry.write(record)
+        make_run_folder(record.scope)
+        if record.references and self._node.config.slurm_images_at:
+            binds.append((make_image_folders(record.scope, len(record.references)), self._node.config.slurm_images_at))
+        Namespace().pin(record.namespace, binds)
+        self._node.log("private", seconds=monotonic() - self._begun)
+        return record
+
+    def _stage(self, record: JobRecord) -> None:
+        """Have a process of its own stage, and wait for it while the budget lasts."""
+        from stager import deputy
+        from stager.cli.slurm_stager import stage
+
+        if record.stager is not None:
+            self._await(record)
+            return
+        tell = self._node.teller("the job's images")
+        with deputy.begin(lambda principal: stage(self._node, principal), tell) as process, suppress(_BudgetSpentError):
+            process.outcome(self._look_at_budget)
+
+    def _await(self, record: JobRecord) -> None:
+        while record.stager is not None and self._left > 0:
+            self._node.clock.sleep(0.1)
+
+    def _look_at_budget(self) -> None:
+        if self._left <= 0:
+            self._node.log("prolog", seconds=monotonic() - self._begun, image="goes on without the Prolog")
+            raise _BudgetSpentError
+
+    @property
+    def _left(self) -> float:
+        return self._begun + self._node.config.slurm_budget - monotonic()
+
+    def _fail(self, error: StageImageError) -> None:
+        """Tell the tasks what was wrong with the request."""
+        from stager.cli.slurm_stager import tell_failure
+
+        with suppress(OSError, StageImageError):
+            uid, gid = self._owner()
+            self._node.registry.write(JobRecord(scope=self._node.scope, uid=uid, gid=gid, restart=self._hook.restart))
+            tell_failure(self._node, error)
+
+
+class _BudgetSpentError(Exception):
+    """The Prolog has waited long enough."""

@@ -1,0 +1,108 @@
+"""Taking back all that a job had on this node: its process, namespace, leases, mounts, private directories."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from stager import lease
+from stager.cli.slurm_stager import job_lock
+from stager.cli.umount_verb import close
+from stager.errors import StageImageError, StoreUnusable
+from stager.mount import places
+from stager.schedulers import private
+from stager.schedulers.registry import run_folder
+from stager.store import files, images
+
+if TYPE_CHECKING:
+    from stager.cli.slurm_job import JobNode
+    from stager.process import ProcessIdentity
+    from stager.schedulers.registry import JobRecord
+
+PATIENCE = 20.0
+"""Seconds for all of it: an Epilog keeps the node from its next job."""
+
+ENDING = 3.0
+"""Seconds for the job's stager to end by itself; what it has fetched stays."""
+
+
+class Release:
+    """One job's end here. `problems` is what could not be taken back, for people."""
+
+    def __init__(self, node: JobNode, record: JobRecord) -> None:
+        self._node = node
+        self._record = record
+        self._until = monotonic() + PATIENCE
+        self.problems: list[str] = []
+
+    def run(self) -> None:
+        """Take everything back, as far as that goes; may be repeated, and beside a stager that has just begun."""
+        while monotonic() < self._until:
+            self._end_stager()
+            try:
+                with self._node.election.lead(job_lock(self._record.scope)) as ours:
+                    if ours:
+                        self._take_back()
+                        return
+            except StoreUnusable:  # so there is no lock, and nobody stages; the rest goes all the same
+                self._take_back()
+                return
+            self._node.clock.sleep(0.05)
+        self.problems.append("the process that stages for the job does not end")
+
+    def _take_back(self) -> None:
+        steps = (self._namespace, self._mounts, self._images, self._directories)
+        for step in steps:
+            try:
+                step()
+            except (StageImageError, OSError) as error:
+                self.problems.append(str(error))
+        scope = self._record.scope
+        for kind in ("pins", "warm"):
+            files.discard_tree(f"{self._node.root}/{kind}/{scope}")
+        files.discard_tree(run_folder(scope))
+        if not self.problems:
+            self._node.registry.remove(scope)
+
+    def _end_stager(self) -> None:
+        record = self._node.registry.read(self._record.scope) or self._record
+        stager = record.stager
+        if stager is None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(stager.pid, signal.SIGTERM)
+        self._await_end(stager)
+        if stager.alive:
+            with suppress(ProcessLookupError):
+                os.kill(stager.pid, signal.SIGKILL)
+
+    def _await_end(self, stager: ProcessIdentity) -> None:
+        until = monotonic() + ENDING
+        while stager.alive and monotonic() < until:
+            self._node.clock.sleep(0.02)
+
+    def _namespace(self) -> None:
+        if self._record.namespace:
+            from stager.mounts.namespace import Namespace
+
+            Namespace().unpin(self._record.namespace)
+
+    def _mounts(self) -> None:
+        for place in places(self._node.layout):
+            if lease.release(place.users, self._record.scope):
+                patience = max(0.5, min(5.0, self._until - monotonic()))
+                close(self._node, place, lazy=True, patience=patience)
+
+    def _images(self) -> None:
+        for digest in images.digests(self._node.layout):
+            lease.release(self._node.layout.leases(digest), self._record.scope)
+
+    def _directories(self) -> None:
+        for directory in reversed(self._record.directories):
+            try:
+                private.remove(directory.path, directory.dev, directory.ino)
+            except (StageImageError, OSError) as error:
+                self.problems.append(str(error))
