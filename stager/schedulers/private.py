@@ -32,10 +32,26 @@ MOST = 16
 PATIENCE = 60.0
 """Seconds that removing a directory may take: a process that goes on writing would make it endless."""
 
-SYSTEM = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr")
-"""Directories in which, and below which, setuid programs or root find what they trust."""
-NEEDED = ("/dev", "/run", "/run/stage-image/jobs", "/var", "/var/lib")
-"""Directories that must not be hidden, though there may be places below them."""
+SYSTEM = (
+    *(
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/proc",
+        "/root",
+        "/run",
+        "/sbin",
+        "/sys",
+    ),
+    *("/usr", "/var/lib", "/var/spool"),
+)
+"""Where setuid programs, which a job may run, find what they trust; a directory of the user's there makes him root."""
+HARMLESS = ("/dev/shm",)  # noqa: S108 - a place of that name is what sites want
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +152,8 @@ def _place(setting: str) -> Place:
             raise ConfigError(f"{path!r} in slurm.private is no absolute path in its shortest form")
         if not path.isprintable() or len(path) > 255:
             raise ConfigError(f"{path!r} in slurm.private is too long, or not printable")
-    if place.mount in NEEDED or any(_holds(system, place.mount) for system in SYSTEM):
+    system = (path for path in SYSTEM if _holds(path, place.mount) or _holds(place.mount, path))
+    if place.mount not in HARMLESS and any(system):
         raise ConfigError(f"{place.mount} cannot be private to jobs: the system needs it as it is")
     return place
 
