@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps nginx, mount helpers and losetup; not on everybody's PATH."""
 
-UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "user-python"})
+UNOBTAINABLE = frozenset({"apptainer", "singularity", "user-python"})
 """What tests/support/install-system-packages cannot install: skipped even when everything else is required.
 
 `user-python`: an interpreter that lies in a home which is closed to other users cannot be run by them.
@@ -24,6 +24,8 @@ UNOBTAINABLE = frozenset({"apptainer", "singularity", "slurm", "user-python"})
 
 ZOOKEEPER_JAR = "/usr/share/java/zookeeper.jar"
 """Of Debian's libzookeeper-java: the server is no program, but a class that Java runs."""
+
+SLURM_PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "scontrol", "sinfo", "scancel")
 
 NOBODY = 65534
 LOOP_CTL_GET_FREE = 0x4C82
@@ -72,8 +74,17 @@ def _zookeeper() -> bool:
 
 def _shaped_network() -> bool:
     """Whether there can be hosts in network namespaces, with links of a given rate between them."""
-    batch = "ip link add a type veth peer name b && tc qdisc add dev a root tbf rate 1mbit burst 128kb latency 50ms"
+    batch = (
+        "ip link add one type veth peer name two && tc qdisc add dev one root tbf rate 1mbit burst 128kb latency 50ms"
+    )
     return _root() and _runs("unshare", "--net", "sh", "-c", batch)
+
+
+def _slurm() -> bool:
+    """Whether a whole Slurm can run here, each daemon on a host that is but namespaces, with an /etc of its own."""
+    layers = "mkdir /mnt/a /mnt/b && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
+    trial = f"mount -t tmpfs tmpfs /mnt && {layers}"
+    return all(map(daemon, SLURM_PROGRAMS)) and _shaped_network() and _runs("unshare", "--mount", "sh", "-c", trial)
 
 
 _TRIALS: dict[str, Callable[[], bool]] = {
@@ -88,13 +99,13 @@ _TRIALS: dict[str, Callable[[], bool]] = {
     "netns": lambda: _root() and _runs("unshare", "--net", "true"),
     "netns-cluster": _shaped_network,
     "zookeeper": _zookeeper,
+    "slurm": _slurm,
 }
 
 PROGRAMS = (
     *("squashfuse_ll", "mksquashfs", "unsquashfs", "fusermount3", "mkfs.erofs", "siftool", "nginx", "curl"),
-    *("shellcheck", "openssl", "apptainer", "singularity", "slurm", "tc"),
+    *("shellcheck", "openssl", "apptainer", "singularity", "tc", "gcc", "make"),
 )
-_PROGRAM_OF = {"slurm": "srun"}
 
 NAMES = (*_TRIALS, *PROGRAMS)
 
@@ -104,13 +115,18 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}")
 
 
+def daemon(name: str) -> str | None:
+    """Return where a daemon is: Debian has those of Slurm under names of their own, and links that may be missing."""
+    return program(name) or program(f"{name}-wlm")
+
+
 @cache
 def has(name: str) -> bool:
     """Whether the machine has the capability; ValueError for a name that does not exist."""
     if name not in NAMES:
         raise ValueError(f"no capability is called {name!r}; there are: {', '.join(NAMES)}")
     trial = _TRIALS.get(name)
-    return trial() if trial else program(_PROGRAM_OF.get(name, name)) is not None
+    return trial() if trial else program(name) is not None
 
 
 def missing(names: Iterable[str]) -> list[str]:

@@ -40,7 +40,12 @@ class Switch:
 
     def connect(self, links: Sequence[Link]) -> None:
         """Plug in all of them."""
-        batch = [*_BRIDGE, *(line for link in links for line in _plug(link))]
+        together([(self._host.tool("ip", "-batch", "-"), "\n".join(_BRIDGE))])
+        self.plug(links)
+
+    def plug(self, links: Sequence[Link]) -> None:
+        """Plug in more of them."""
+        batch = [line for link in links for line in _plug(link)]
         together([(self._host.tool("ip", "-batch", "-"), "\n".join(batch))])
         ports = "\n".join(_shape(link.port, link.rate) for link in links if link.rate)
         together(
@@ -49,7 +54,12 @@ class Switch:
                 *((link.host.tool("sh", "-e"), _address(link)) for link in links),
             ]
         )
-        self._ports = {link.host.name: link for link in links}
+        self._ports |= {link.host.name: link for link in links}
+
+    def unplug(self, host: Host) -> None:
+        """Take away a host's link, both ends of it: packets to it are then lost, as if it had no power."""
+        link = self._ports.pop(host.name)
+        together([(self._host.tool("ip", "link", "del", link.port), "")])
 
     def address(self, host: Host) -> str:
         return self._ports[host.name].address

@@ -1,0 +1,161 @@
+"""A machine of the test bed: a host whose directories are its own, with munge, and with a daemon of Slurm's."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from tests.support.capabilities import daemon
+from tests.support.cluster.hosts import Host
+from tests.support.cluster.network import Link
+from tests.support.slurm.leftovers import left_on, mountpoints
+from tests.support.slurm.site import MUNGE, SLURM, USERS
+from tests.support.tasks import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from tests.support.cluster.hosts import Process
+    from tests.support.slurm.site import Site
+
+# /etc is never written to, but for a copy: the layer above it is the machine's own, and gone with it.
+_DIRECTORIES = """\
+mount -t tmpfs -o mode=755 run /run
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs -o mode=755 home /home
+mount -t tmpfs -o mode=755 cache /var/cache
+for place in etc usr/local; do
+    mkdir -p "/srv/$place/above" "/srv/$place/work"
+    mount -t overlay -o "lowerdir=/$place,upperdir=/srv/$place/above,workdir=/srv/$place/work" overlay "/$place"
+done
+cp -R "$site/etc/." /etc/
+mkdir -p /usr/local/bin
+cp "$site/stage-image" /usr/local/bin/
+mkdir /var/cache/stage-image
+mount --bind "$disk/store" /var/cache/stage-image
+mount --bind "$disk/spool" /var/spool
+mount --bind "$disk/tmp" /var/tmp
+mount --bind "$boot/boot_id" /proc/sys/kernel/random/boot_id
+mkdir /run/munge
+cp "$site/munge.key" /run/munge/munge.key
+chown -R "$munge:$munge" /run/munge
+chmod 400 /run/munge/munge.key
+cd /
+setpriv --reuid "$munge" --regid "$munge" --clear-groups "$munged" --num-threads=2 --key-file=/run/munge/munge.key \\
+    --socket=/run/munge/munge.socket.2 --pid-file=/run/munge/munged.pid --log-file=/run/munge/munged.log \\
+    --seed-file=/run/munge/munged.seed
+"""
+
+
+class Machine:
+    """`number` is its port at the switch; `role` slurmctld, slurmd, or nothing, for a host that has just a network."""
+
+    def __init__(self, name: str, site: Site, *, address: str, number: int, role: str) -> None:
+        self.name = name
+        self.address = address
+        self.role = role
+        self.folder = site.folder / name
+        self.store = self.folder / "store"
+        self._site = site
+        self._number = number
+        self._boots = 0
+        self._host: Host | None = None
+        self._daemon: Process | None = None
+        self._own: AbstractSet[str] = frozenset()
+        for place, mode in (("store", 0o755), ("spool", 0o755), ("tmp", 0o1777)):
+            (self.folder / place).mkdir(parents=True)
+            (self.folder / place).chmod(mode)
+        for place, owner in (("slurmd", 0), ("slurmctld", SLURM)):
+            (self.folder / "spool" / place).mkdir()
+            os.chown(self.folder / "spool" / place, owner, owner)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def host(self) -> Host:
+        """What it is since it was last started."""
+        assert self._host, f"{self} has no power"
+        return self._host
+
+    @property
+    def is_up(self) -> bool:
+        return self._host is not None
+
+    def view(self, path: str | Path) -> Path:
+        """Return the path out here of what is at `path` on the machine."""
+        return self.host.view(path)
+
+    def run(self, *words: str, stdin: str = "") -> str:
+        """Run a command as root; return its output. Raises CalledProcessError."""
+        return self.host.run(*words, stdin=stdin)
+
+    def power_on(self, hosts: Path) -> None:
+        """Begin to boot; `set_up` follows, when the host is there."""
+        self._boots += 1
+        self._host = Host(self.name, self.folder / f"boot-{self._boots}", hosts)
+
+    def power_off(self) -> None:
+        """End it, with all that runs or is mounted there; what is on its disk stays. Idempotent."""
+        host, self._host = self._host, None
+        if host:
+            host.destroy()
+
+    def link(self, rate: float) -> Link:
+        return Link(self.host, self.address, f"port{self._number}", rate)
+
+    def set_up(self) -> tuple[list[str], str]:
+        """Return the command, with its standard input, that gives it its directories and starts munge."""
+        (self.host.folder / "boot_id").write_text(f"{uuid4()}\n", encoding="ascii")
+        munged = daemon("munged") or "munged"
+        values = {"site": self._site.folder, "disk": self.folder, "boot": self.host.folder, "munge": MUNGE}
+        lines = [f"{name}={shlex.quote(str(value))}" for name, value in {**values, "munged": munged}.items()]
+        homes = [f"mkdir /home/{name} && mount --bind {self._site.home / name} /home/{name}" for name in USERS]
+        text = "\n".join(("set -eu", "umask 022", *lines, *_opened(self._site.kept()), _DIRECTORIES, *homes, ""))
+        return self.host.enter("sh", "-s"), text
+
+    def serve(self) -> None:
+        """Start the daemon of its role."""
+        self._own = frozenset(mountpoints(self.host.pid))
+        self._daemon = self.host.start(daemon(self.role) or self.role, "-D")
+
+    def check(self) -> None:
+        """Fail if the daemon has ended."""
+        if self._daemon and not self._daemon.running:
+            raise RuntimeError(f"{self.role} of {self} ended with {self._daemon.done()}: {self._daemon.err[-2000:]}")
+
+    def stop_daemon(self) -> None:
+        """End slurmd or slurmctld alone, as a restart of its service does; steps go on."""
+        assert self._daemon
+        self._daemon.kill()
+        until(lambda: not self._daemon or not self._daemon.running, f"{self.role} of {self} to end")
+
+    def leftovers(self) -> list[str]:
+        """Return one line for each thing that a job, or a hook, left there; of a machine without power, none."""
+        return [f"{self}: {line}" for line in left_on(self.host, self.store, self._own)] if self.is_up else []
+
+
+def _opened(kept: list[Path]) -> Iterator[str]:
+    """Yield what gives a machine a /tmp of its own, and brings directories back to their places, there for everybody.
+
+    An interpreter or a checkout may lie in a closed home, and the tests' own directories do lie below /tmp.
+    """
+    covers = {"/tmp": 0o1777, **{closed: 0o755 for path in kept if (closed := _closed(path))}}
+    yield "mount -t tmpfs -o mode=755 own /srv"
+    for number, path in enumerate(kept):
+        yield f"mkdir /srv/{number} && mount --rbind {shlex.quote(str(path))} /srv/{number}"
+    for cover, mode in covers.items():
+        yield f"mount -t tmpfs -o mode={mode:o} own {shlex.quote(cover)}"
+    for number, path in enumerate(kept):
+        if any(path.is_relative_to(cover) for cover in covers):
+            yield f"mkdir -p {shlex.quote(str(path))} && mount --rbind /srv/{number} {shlex.quote(str(path))}"
+
+
+def _closed(path: Path) -> str:
+    """Return the topmost directory above `path` that others cannot pass; empty if there is none, or below /tmp."""
+    closed = (place for place in reversed(path.parents) if not place.stat().st_mode & 0o001)
+    return "" if path.is_relative_to("/tmp") else str(next(closed, ""))
