@@ -53,7 +53,13 @@ def _features(settings: Config) -> Finding:
     except StageImageError as error:
         return Finding("advice", "features", f"cannot be compared: {error.message}", error.hint)
     if change is None:
-        return Finding("ok", "features", f"Slurm knows of this node's {len(held)} images")
-    why = f"Slurm does not know what {known.name} holds: {len(change.added)} images untold, {len(change.removed)} gone"
+        return Finding("ok", "features", f"Slurm knows what {known.name} holds: {_images(len(held))}")
+    why = (
+        f"of {known.name}, Slurm does not know {_images(len(change.added))}, and still names {len(change.removed)} gone"
+    )
     remedy = "enable stage-image-features.timer: Slurm forgets at every restart and `scontrol reconfigure`"
     return Finding("advice", "features", why, remedy)
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number != 1)}"
