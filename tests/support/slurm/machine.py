@@ -22,24 +22,31 @@ if TYPE_CHECKING:
     from tests.support.cluster.hosts import Process
     from tests.support.slurm.site import Site
 
+_STASHES = ("/srv", "/mnt", "/media")
+"""One of them takes what is at hand while the machine's directories are exchanged; all hosts have them."""
+_PRIVATE = ("/tmp", "/var/tmp", "/var/cache", "/var/spool", "/home", "/run", "/dev/shm")
+"""What a machine has for itself: an interpreter, a checkout or the tests' own directories may lie below them."""
+
 # /etc is never written to, but for a copy: the layer above it is the machine's own, and gone with it.
 _DIRECTORIES = """\
-mount -t tmpfs -o mode=755 run /run
-mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t tmpfs -o mode=755 home /home
-mount -t tmpfs -o mode=755 cache /var/cache
+mount -t tmpfs -o mode=1777 own /tmp
+for place in run home var/cache; do mount -t tmpfs -o mode=755 own "/$place"; done
+mount -t tmpfs -o mode=1777 own /dev/shm
+mount --bind "$disk/spool" /var/spool
+mount --bind "$disk/tmp" /var/tmp
+mkdir /var/cache/stage-image
+mount --bind "$disk/store" /var/cache/stage-image
+for user in $users; do mkdir "/home/$user" && mount --bind "$site/home/$user" "/home/$user"; done
 for place in etc usr/local; do
-    mkdir -p "/srv/$place/above" "/srv/$place/work"
-    mount -t overlay -o "lowerdir=/$place,upperdir=/srv/$place/above,workdir=/srv/$place/work" overlay "/$place"
+    mkdir -p "$stash/$place/above" "$stash/$place/work"
+    mount -t overlay -o "lowerdir=/$place,upperdir=$stash/$place/above,workdir=$stash/$place/work" overlay "/$place"
 done
 cp -R "$site/etc/." /etc/
 mkdir -p /usr/local/bin
 cp "$site/stage-image" /usr/local/bin/
-mkdir /var/cache/stage-image
-mount --bind "$disk/store" /var/cache/stage-image
-mount --bind "$disk/spool" /var/spool
-mount --bind "$disk/tmp" /var/tmp
 mount --bind "$boot/boot_id" /proc/sys/kernel/random/boot_id
+"""
+_MUNGE = """\
 mkdir /run/munge
 cp "$site/munge.key" /run/munge/munge.key
 chown -R "$munge:$munge" /run/munge
@@ -111,11 +118,16 @@ class Machine:
     def set_up(self) -> tuple[list[str], str]:
         """Return the command, with its standard input, that gives it its directories and starts munge."""
         (self.host.folder / "boot_id").write_text(f"{uuid4()}\n", encoding="ascii")
-        munged = daemon("munged") or "munged"
-        values = {"site": self._site.folder, "disk": self.folder, "boot": self.host.folder, "munge": MUNGE}
-        lines = [f"{name}={shlex.quote(str(value))}" for name, value in {**values, "munged": munged}.items()]
-        homes = [f"mkdir /home/{name} && mount --bind {self._site.home / name} /home/{name}" for name in USERS]
-        text = "\n".join(("set -eu", "umask 022", *lines, *_opened(self._site.kept()), _DIRECTORIES, *homes, ""))
+        kept = self._site.kept()
+        stash = next(place for place in _STASHES if not any(path.is_relative_to(place) for path in kept))
+        site = f"{stash}/{kept.index(self._site.folder)}"
+        boot = f"{site}/{self.name}/{self.host.folder.name}"
+        values = {"stash": stash, "site": site, "disk": f"{site}/{self.name}", "boot": boot, "users": " ".join(USERS)}
+        values |= {"munge": str(MUNGE), "munged": daemon("munged") or "munged"}
+        lines = (f"{name}={shlex.quote(value)}" for name, value in values.items())
+        text = "\n".join(
+            ("set -eu", "umask 022", *lines, *_stashed(kept, stash), _DIRECTORIES, *_opened(kept, stash), _MUNGE)
+        )
         return self.host.enter("sh", "-s"), text
 
     def serve(self) -> None:
@@ -139,23 +151,24 @@ class Machine:
         return [f"{self}: {line}" for line in left_on(self.host, self.store, self._own)] if self.is_up else []
 
 
-def _opened(kept: list[Path]) -> Iterator[str]:
-    """Yield what gives a machine a /tmp of its own, and brings directories back to their places, there for everybody.
+def _stashed(kept: list[Path], stash: str) -> Iterator[str]:
+    """Yield what makes directories reachable while others are put over them."""
+    yield f"mount -t tmpfs -o mode=755 own {stash}"
+    for number, path in enumerate(kept):
+        yield f"mkdir {stash}/{number} && mount --rbind {shlex.quote(str(path))} {stash}/{number}"
 
-    An interpreter or a checkout may lie in a closed home, and the tests' own directories do lie below /tmp.
-    """
-    covers = {"/tmp": 0o1777, **{closed: 0o755 for path in kept if (closed := _closed(path))}}
-    yield "mount -t tmpfs -o mode=755 own /srv"
+
+def _opened(kept: list[Path], stash: str) -> Iterator[str]:
+    """Yield what brings them back to their places, there for every user: homes may be closed."""
+    closed = {place for path in kept if (place := _closed(path))}
+    for place in closed:
+        yield f"mount -t tmpfs -o mode=755 own {shlex.quote(place)}"
     for number, path in enumerate(kept):
-        yield f"mkdir /srv/{number} && mount --rbind {shlex.quote(str(path))} /srv/{number}"
-    for cover, mode in covers.items():
-        yield f"mount -t tmpfs -o mode={mode:o} own {shlex.quote(cover)}"
-    for number, path in enumerate(kept):
-        if any(path.is_relative_to(cover) for cover in covers):
-            yield f"mkdir -p {shlex.quote(str(path))} && mount --rbind /srv/{number} {shlex.quote(str(path))}"
+        if any(path.is_relative_to(place) for place in (*_PRIVATE, *closed)):
+            yield f"mkdir -p {shlex.quote(str(path))} && mount --rbind {stash}/{number} {shlex.quote(str(path))}"
 
 
 def _closed(path: Path) -> str:
-    """Return the topmost directory above `path` that others cannot pass; empty if there is none, or below /tmp."""
+    """Return the topmost directory above `path` that others cannot pass; empty if there is none, or it is exchanged."""
     closed = (place for place in reversed(path.parents) if not place.stat().st_mode & 0o001)
-    return "" if path.is_relative_to("/tmp") else str(next(closed, ""))
+    return "" if any(path.is_relative_to(place) for place in _PRIVATE) else str(next(closed, ""))
