@@ -65,6 +65,7 @@ def _prepare(line: sbatch.CommandLine, program: str, script: str) -> None:
 def _pin(component: sbatch.Component, options: dict[str, str]) -> None:
     from stager.cli.resolve_verb import resolve_text
 
+    sbatch.check(component.images)
     found = [resolve_text(text) for text in dict.fromkeys(component.images)]
     component.images = tuple(dict.fromkeys(str(each.reference) for each in found))
     sbatch.tell(component, component.images, options.get("comment", ""))

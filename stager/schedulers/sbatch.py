@@ -95,7 +95,7 @@ def _long(component: Component, left: list[str], program: str, ask: Callable[[st
     if name in (IMAGE, AFFINITY):
         _ours(component, name, value if equals or name == AFFINITY else left.pop(0) if left else "", bare=not equals)
         return
-    name = full_name(name)
+    name = full_name(name, program)
     component.words.append(word)
     if not equals and left and _needs_value(name, program, ask):
         value = left.pop(0)
@@ -185,13 +185,20 @@ def _quoted_words(text: str) -> list[str]:
         return []
 
 
+def check(images: Sequence[str]) -> None:
+    """Raise for what could not be told to Slurm, before anybody takes the trouble to look the images up."""
+    if len(images) > MAX_IMAGES:
+        raise UsageError(f"{len(images)} images are too many for a job; the limit is {MAX_IMAGES}")
+    for text in images:
+        if "://" in text:
+            _check(text)
+
+
 def tell(component: Component, references: Sequence[str], comment: str) -> None:
     """Tell Slurm which images the component wants, besides the comment that the user has for it.
 
     Ours comes first: only so much of a comment is looked at. Raises UsageError, InvalidReference.
     """
-    if len(references) > MAX_IMAGES:
-        raise UsageError(f"{len(references)} images are too many for a job; the limit is {MAX_IMAGES}")
     for reference in references:
         _check(reference)
     ours = f"{WORD}={','.join(references)}"

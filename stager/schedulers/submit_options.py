@@ -37,17 +37,23 @@ PLAIN = _words("""
 """)
 """Long options that take no value from the next word; some may have one behind `=`. `wait` depends on the program."""
 
+NOT_OF_SBATCH = _words("""
+    accel-bind autocomplete bcast bcast-exclude bell compress container-id cpu-bind debugger-test disable-status epilog
+    exact external external-launcher het-group immediate interactive jobid kill-command kill-on-bad-exit label
+    launch-cmd launcher-opts mincores minsockets minthreads mpi msg-timeout multi-prog no-allocate no-bell no-shell
+    overlap pack-group preserve-env prolog pty quit-on-interrupt relative resv-ports send-libs slurmd-debug task-epilog
+    task-prolog threads unbuffered wait-for-children whole x11
+""")
+"""Of srun and salloc only: sbatch does not count them when an option is abbreviated (measured with 22.05)."""
+
 SHORT = {
-    letter: name
-    for name, letter in re.findall(
-        r"([a-z-]+):([A-Za-z])",
-        """
+    pair[-1]: pair[:-2]
+    for pair in _words("""
     account:A array:a extra-node-info:B begin:b constraint:C cpus-per-task:c chdir:D dependency:d error:e nodefile:F
     gpus:G hold:H help:h input:i job-name:J licenses:L clusters:M distribution:m nodes:N ntasks:n overcommit:O output:o
     partition:p quiet:Q qos:q core-spec:S oversubscribe:s time:t usage:u verbose:v version:V nodelist:w wait:W exclude:x
     no-kill:k immediate:I kill-on-bad-exit:K preserve-env:E label:l relative:r threads:T disable-status:X no-allocate:Z
-""",
-    )
+""")
 }
 """Letter → name. Only those matter that take a value, and, of srun, some that do not."""
 
@@ -59,9 +65,9 @@ def takes_value(name: str, program: str) -> bool | None:
     return True if name in VALUED else False if name in PLAIN else None
 
 
-def full_name(name: str) -> str:
+def full_name(name: str, program: str) -> str:
     """Return the option that `name` is the beginning of, as getopt_long(3) finds it; itself if there is no such one."""
-    known = VALUED | PLAIN | {"wait"}
+    known = (VALUED | PLAIN | {"wait"}) - (NOT_OF_SBATCH if program == "sbatch" else frozenset())
     if name in known:
         return name
     found = [each for each in known if each.startswith(name)]
