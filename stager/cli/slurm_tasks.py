@@ -15,6 +15,7 @@ from stager.schedulers import hook, told
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from stager.schedulers.told import Told
 
@@ -27,13 +28,21 @@ def run(_arguments: argparse.Namespace) -> int:
     quiet = bool(job.local_rank)
     outcome = told.await_stager(job.scope, SystemClock(), teller("the job's images", "lines", quiet=quiet))
     if outcome is not None:
-        _print(outcome, speaks=not job.local_rank and not job.node_rank)
+        for line in lines(outcome, os.environ):
+            print(line)
     return 0
 
 
-def _print(outcome: Told, *, speaks: bool) -> None:
-    lines = [line for line in outcome.lines if line.startswith("export ") or (speaks and line.startswith("print "))]
-    if outcome.failure:
-        lines.append(f"print stage-image: the Prolog could not stage it: {outcome.failure}")
-    for line in lines:
-        print(line)
+def lines(outcome: Told, environ: Mapping[str, str]) -> list[str]:
+    """Return what a task's TaskProlog prints, as `sbatch-wrapper/slurm/task-prolog` does.
+
+    A line on a task's stdout may be more than its reader bargained for: how it went is told to the batch script, whose
+    stdout is the job's log, and that it failed to the first task of each node in the first step.
+    """
+    batch = environ.get("ENVIRONMENT") == "BATCH" and not environ.get("SLURM_STEP_ID")
+    alarm = batch or (environ.get("SLURM_LOCALID"), environ.get("SLURM_STEP_ID")) == ("0", "0")
+    found = [line for line in outcome.lines if line.startswith("export ") or (batch and line.startswith("print "))]
+    if outcome.failure and alarm:
+        where = environ.get("SLURMD_NODENAME", "")
+        found.append(f"print stage-image: the Prolog could not stage it: {outcome.failure} (on {where})")
+    return found
