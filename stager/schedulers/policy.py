@@ -94,7 +94,10 @@ def _file_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
     real = [Prefix("", _resolved("/" + "/".join(one.parts))) for one in here]
     if not any(_starts(parts, one) for one in (*here, *real)):
         return False
-    resolved = _resolved(reference.location)
+    try:
+        resolved = _resolved(reference.location)
+    except (RecursionError, ValueError):
+        return False  # More links than realpath() can follow, of which the kernel takes 40; no name in this locale.
     return any(_starts(resolved, one) for one in real)
 
 

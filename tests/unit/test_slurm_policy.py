@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,6 +189,17 @@ def test_links_do_not_lead_out(apps: Path) -> None:
     assert allowed(apps, "apps/in.sif", "apps")
     assert allowed(apps, "apps/out.sif", "apps", "home")
     allowed(apps, "apps/loop", "apps")  # whatever it says: it ends
+
+
+def test_links_without_end_are_refused(apps: Path) -> None:
+    for number in range(sys.getrecursionlimit() + 1):
+        (apps / f"apps/{number}").symlink_to(str(number + 1))
+    (apps / f"apps/{number + 1}").symlink_to(apps / "home/secret")
+    assert not allowed(apps, "apps/0", "apps")
+
+
+def test_what_cannot_be_a_name_of_a_file_is_refused(apps: Path) -> None:
+    assert not allowed(apps, "apps/\ud800", "apps")
 
 
 def test_the_site_may_name_its_directory_by_a_link(apps: Path) -> None:

@@ -21,13 +21,14 @@ COMMENTS: list[tuple[str, str, tuple[str, ...]]] = [
     ("among others", f"project=x;stage-image={URL};owner=y", (URL,)),
     ("blanks of every kind", f" \t;;\r\nstage-image={URL}\n;", (URL,)),
     ("lines end it", f"stage-image={URL}\nLD_PRELOAD=/tmp/x.so", (URL,)),
-    ("twice the same", f"stage-image={URL},HTTPS://HOST:443/r.sif,{URL}", (URL,)),
+    ("twice the same", f"stage-image={URL},HTTPS://HOST:443/r.sif", (URL,)),
     ("pinned or not is not the same", f"stage-image={URL},{PINNED}", (URL, PINNED)),
     ("an escaped comma", "stage-image=https://host/a%2Cb.sif", ("https://host/a%2Cb.sif",)),
     ("a query", "stage-image=https://host/get?name=a&v=1", ("https://host/get?name=a&v=1",)),
     ("IPv6", "stage-image=http://[::1]:8080/x.sif", ("http://[::1]:8080/x.sif",)),
     ("shell language", f"$(id) `id` stage-image={URL} && rm -rf x", (URL,)),
     ("unicode around it", f"pr\xe9paration \u2028 stage-image={URL} \U0001f600 \udcff", (URL,)),
+    ("far from where looking ends", f"stage-image={URL} " + "x" * MAX_TEXT, (URL,)),
     ("another word", f"xstage-image={URL} stage-images={URL} --stage-image={URL} Stage-Image={URL}", ()),
     ("blanks around =", f"stage-image = {URL}", ()),
     ("only blanks of ASCII part words", f"x\xa0stage-image={URL} y\x85stage-image={URL}", ()),
@@ -51,12 +52,31 @@ EXTRAS: list[tuple[str, str, tuple[str, ...]]] = [
 
 REFUSED = [
     *("", ",", f"{URL},", f",{URL}", f"{URL},,{OTHER}"),
-    *("r.sif", "./r.sif", "../r.sif", "~/r.sif", "host/r.sif", "-rf", "$HOME/x", "C:/x", ":///x", "1://x"),
+    *(
+        "r.sif",
+        "./r.sif",
+        "../r.sif",
+        "~/r.sif",
+        "host/r.sif",
+        "u:secret@host/r.sif",
+        "rel/" * 250,
+        "-rf",
+        "$HOME/x",
+        "C:/x",
+        ":///x",
+        "1://x",
+    ),
     *("https://", "https:///x", "https://user:secret@host/x", "https://user@host/x", "https://@host/", "https:x"),
     *("ftp://host/x", "docker://x", "javascript://x", "https://host:0/", "https://host:99999/", "https://ho%73t/"),
     *("https://[::1/x", "https://host\\@evil/x", 'https://host/"', "https://host/`id`", "https://host/{x}"),
     *(f"{URL}\0", f"{URL}\x7f", f"{URL}\x1b[2J", f"{URL}\x0b", f"{URL}\x85x", f"{URL}\xa0", "https://h\xf6st/x"),
-    *("https://host/\uff0e\uff0e/", f"{URL}\u202e", "/apps/\udcff", "\ufeff/apps/x", "/apps/\U0001f600"),
+    *(
+        "https://host/\uff0e\uff0e/",
+        f"{URL}\u202e",
+        "/apps/\udcff",
+        "\ufeff/apps/x",
+        "/apps/\U0001f600",
+    ),
     *("file://other/x", "file:///%00", "file:///%0a", "file://", f"{URL}@sha256:", f"{URL}@sha256:{'g' * 64}"),
     *(
         "@sha256:" + "0" * 64,
@@ -112,6 +132,13 @@ def test_bombs_that_ask_for_nothing_are_nothing(text: str) -> None:
 def test_extra_that_meant_us_and_is_broken_is_refused(text: str) -> None:
     with pytest.raises(InvalidReference, match="no JSON object"):
         read("", text, "")
+
+
+@pytest.mark.parametrize("text", ["/apps/a b.sif", " /apps/x", "/apps/x ", "/a, /b"])
+def test_blanks_are_refused_where_they_part_nothing(text: str) -> None:
+    for channel in [("", json.dumps({"stage-image": text}), ""), ("", "", text)]:
+        with pytest.raises(InvalidReference, match="without blanks"):
+            read(*channel)
 
 
 def test_order_is_comment_extra_plugin() -> None:
