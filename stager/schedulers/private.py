@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stager.errors import ConfigError, StoreUnusable
+from stager.errors import ConfigError, InUse, StoreUnusable
 from stager.mounts.child import text
 from stager.mounts.way import opened
 from stager.schedulers.removal import FOLDER, Removal, mount_id
@@ -132,8 +132,10 @@ def remove(path: str, dev: int, ino: int, *, clock: Clock | None = None) -> None
             with suppress(FileNotFoundError):
                 fd = os.open(name, FOLDER, dir_fd=outer)
                 try:
+                    if mount_id(fd) != mount_id(outer):
+                        raise InUse(f"{path} is a mountpoint, so what it shows is not ours to remove")
                     _check_same(path, os.fstat(fd), dev, ino)
-                    Removal(path, fd, clock or SystemClock(), PATIENCE).run(mount_id(outer))
+                    Removal(path, fd, clock or SystemClock(), PATIENCE).run()
                 finally:
                     os.close(fd)
                 os.rmdir(name, dir_fd=outer)
