@@ -67,6 +67,12 @@ def prolog_seconds(config: Mapping[str, str]) -> float | None:
     return seconds(config, "PrologEpilogTimeout") if found is None else found
 
 
+def epilog_seconds(config: Mapping[str, str]) -> float | None:
+    """Return after which time an Epilog is killed, as `prolog_seconds` does."""
+    found = seconds(config, "EpilogTimeout")
+    return seconds(config, "PrologEpilogTimeout") if found is None else found
+
+
 def credential_seconds(config: Mapping[str, str]) -> float:
     """Return how long a job's credential lasts."""
     found = words(config, "AuthInfo").get("cred_expire", "")

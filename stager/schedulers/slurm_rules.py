@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MARGIN = 5.0
 """Seconds that a Prolog may take beyond its budget: Python's start, a mount, a node that is busy."""
 
+EPILOG = 20.0 + MARGIN
+"""Seconds that an Epilog may take where something is busy: a mount, a process that does not end."""
+
 COMMENT_SINCE = (22, 5)
 """SLURM_JOB_COMMENT in the Prolog: in the code of 22.05, in the manual of 23.02."""
 SHARED_SINCE = (23, 2)
@@ -169,6 +172,9 @@ def _times(config: Mapping[str, str], settings: Config) -> Iterator[Finding]:
     if killed is not None and needed > killed:
         why = f"{budget}; after {killed:g} s Slurm kills it and drains the node"
         yield Finding("danger", "PrologEpilogTimeout", why, _lower("PrologEpilogTimeout=600", killed))
+    if (ended := slurm_config.epilog_seconds(config)) is not None and ended < EPILOG:
+        why = f"an Epilog may take {EPILOG:g} s where something is busy; after {ended:g} s Slurm drains the node"
+        yield Finding("danger", "PrologEpilogTimeout", why, "PrologEpilogTimeout=600 in slurm.conf")
     if needed > expired:
         why = f"{budget}; after {expired:g} s the job's credential has expired"
         yield Finding("danger", "AuthInfo", why, _lower("AuthInfo=cred_expire=600", expired))

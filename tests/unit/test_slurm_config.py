@@ -166,7 +166,9 @@ def test_traps_of_private_directories() -> None:
 def test_the_remedy_for_a_short_time_names_a_budget_that_fits() -> None:
     found = next(each for each in findings(PrologEpilogTimeout="12") if each.what == "PrologEpilogTimeout")
     assert 'slurm.budget = "7s"' in found.remedy
-    assert alarms(replace(SETTINGS, slurm_budget=7.0), PrologEpilogTimeout="12") == []
+    brief = replace(SETTINGS, slurm_budget=7.0)
+    assert alarms(brief, PrologTimeout="12", EpilogTimeout="60") == []
+    assert alarms(brief, PrologTimeout="60", EpilogTimeout="12") == [("danger", "PrologEpilogTimeout")]
     found = next(each for each in findings(PrologEpilogTimeout="3") if each.what == "PrologEpilogTimeout")
     assert "budget" not in found.remedy
 
