@@ -180,15 +180,14 @@ def test_an_image_is_added_on_an_old_kernel(
 
 
 def test_in_order_and_from_below_a_target(host: Host, tmp_path: Path, pin: str) -> None:
-    """The last may hide the first's source, and a target may lie in what was bound just before."""
-    mine, other, scratch = (tmp_path / name for name in ("base/mine", "base/other", "base"))
+    """A target may lie in what was bound just before, and a source below what is hidden by then."""
     (tmp_path / "whole" / "tmp").mkdir(parents=True)
+    pairs = [("whole", "host"), ("base/other", "base"), ("base/mine", "host/tmp")]
 
     def job() -> None:
-        whole = [(str(tmp_path / "whole"), str(tmp_path / "host")), (str(mine), str(tmp_path / "host" / "tmp"))]
-        Namespace().pin(pin, [*whole, (str(other), str(scratch))])
+        Namespace().pin(pin, [(str(tmp_path / source), str(tmp_path / target)) for source, target in pairs])
         assert inside(pin, "ls", str(tmp_path / "host" / "tmp")) == "jobs\n"
-        assert inside(pin, "ls", str(scratch)) == ""
+        assert inside(pin, "ls", str(tmp_path / "base")) == ""
         Namespace().unpin(pin)
 
     host(job)

@@ -83,8 +83,10 @@ def unharmed(victim: Path) -> Iterator[None]:
 class Ticking(FakeClock):
     """Every look at it takes a tenth of a second."""
 
+    TICK = 0.1
+
     def now(self) -> float:
-        self.advance(0.1)
+        self.advance(self.TICK)
         return super().now()
 
 
@@ -330,6 +332,15 @@ def test_one_who_digs_faster_than_we_remove_does_not_hold_us(directory: Director
         os.waitpid(digger, 0)
         os.close(ours)
         os.close(theirs)
+    removed(made)
+
+
+def test_too_much_for_its_time_is_left_for_another_time(directory: Directory) -> None:
+    made = private.make(directory, USER, USER)
+    for number in range(int(private.PATIENCE / Ticking.TICK) + 10):
+        (Path(made.path) / str(number)).touch()
+    with pytest.raises(InUse, match="not empty yet"):
+        private.remove(made.path, made.dev, made.ino, clock=Ticking())
     removed(made)
 
 
