@@ -1,4 +1,4 @@
-"""Scheduler variables → which job this is. Nobody else knows the name of a scheduler's variable.
+"""Scheduler variables → which job this is. Only a scheduler's own hooks (stager.schedulers) know more of its variables.
 
 The first row whose variable is set (and not empty) decides, whatever else is set:
 

@@ -20,6 +20,7 @@ from stager.process import current, session_leader
 from stager.progress import teller
 from stager.reference import Reference, parse
 from stager.store import files, folder, memory
+from stager.variables import SITE_FILE, SITE_VARIABLE
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +51,7 @@ class Node:
     def root(self) -> str:
         """Where our own store is: a configured one that is root's is for reading only, then ours is at the default."""
         default = folder.default_root({}, os.geteuid())
-        return default if self._roots else os.path.abspath(self.config.store or default)
+        return default if self._roots or self._is_left_to_root else os.path.abspath(self.config.store or default)
 
     @cached_property
     def tiers(self) -> tuple[Layout, ...]:
@@ -61,6 +62,13 @@ class Node:
     def _roots(self) -> tuple[Layout, ...]:
         root = self.config.store and os.path.abspath(self.config.store)
         return (Layout(root),) if root and folder.is_shared_by_root(root) else ()
+
+    @property
+    def _is_left_to_root(self) -> bool:
+        """Whether the site's store is root's to make, and root has not made it yet: there is nothing in it for us."""
+        store, source = self.config.store, self.config.setting("store").source
+        sites = source == (self.environ.get(SITE_VARIABLE) or SITE_FILE)
+        return bool(store) and sites and os.geteuid() != 0 and not folder.may_be_ours(os.path.abspath(store))
 
     @property
     def _clusters(self) -> tuple[Layout, ...]:

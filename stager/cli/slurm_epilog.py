@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from stager.cli.slurm_job import JobNode
 from stager.cli.slurm_release import Release
 from stager.errors import InUse, StageImageError
-from stager.layout import Layout
 from stager.progress import write_line
 from stager.schedulers import hook
 from stager.schedulers.hook import HookEnvironment
+from stager.schedulers.registry import JobRecord
 
 if TYPE_CHECKING:
     import argparse
@@ -37,9 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _release(node: JobNode) -> list[str]:
     begun = monotonic()
     stayed: list[str] = []
-    if not os.path.isdir(Layout(node.root).jobs):
-        return stayed
-    for record in list(node.registry.records()):
+    found = list(node.registry.records())
+    # A job that asked for nothing may have mounted its images itself.
+    if node.hook.uid is not None and node.hook.gid is not None and node.registry.read(node.scope) is None:
+        found.append(JobRecord(scope=node.scope, uid=node.hook.uid, gid=node.hook.gid))
+    for record in found:
         if record.scope == node.scope or not record.of_this_boot:
             release = Release(node, record)
             release.run()

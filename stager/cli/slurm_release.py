@@ -9,13 +9,15 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from stager import lease
+from stager.cli.as_user import as_user
+from stager.cli.full import run
 from stager.cli.slurm_stager import job_lock
 from stager.cli.umount_verb import close
 from stager.errors import StageImageError, StoreUnusable
 from stager.mount import places
 from stager.schedulers import private
 from stager.schedulers.registry import run_folder
-from stager.store import files, images
+from stager.store import files, folder, images
 
 if TYPE_CHECKING:
     from stager.cli.slurm_job import JobNode
@@ -54,7 +56,7 @@ class Release:
         self.problems.append("the process that stages for the job does not end")
 
     def _take_back(self) -> None:
-        steps = (self._namespace, self._mounts, self._images, self._directories)
+        steps = (self._namespace, self._mounts, self._images, self._own_mounts, self._directories)
         for step in steps:
             try:
                 step()
@@ -95,6 +97,12 @@ class Release:
             if lease.release(place.users, self._record.scope):
                 patience = max(0.5, min(5.0, self._until - monotonic()))
                 close(self._node, place, lazy=True, patience=patience)
+
+    def _own_mounts(self) -> None:
+        """Have the user unmount what the job has mounted in the user's own store: a FUSE server may outlive its job."""
+        uid, gid, scope = self._record.uid, self._record.gid, self._record.scope
+        if uid and os.path.isdir(f"{folder.default_root({}, uid)}/mounts"):
+            as_user(uid, gid, lambda: run(["umount", "--scope", scope, "--lazy"]))
 
     def _images(self) -> None:
         for digest in images.digests(self._node.layout):

@@ -90,6 +90,14 @@ def is_shared_by_root(root: str) -> bool:
     return True
 
 
+def may_be_ours(root: str) -> bool:
+    """Whether a directory is ours, or could be made by us."""
+    if os.path.lexists(root):
+        return os.lstat(root).st_uid == os.geteuid()
+    parent = os.path.dirname(root)
+    return os.access(parent, os.W_OK) if os.path.isdir(parent) else parent != root and may_be_ours(parent)
+
+
 def open_to_leases(path: str) -> None:
     """Make a directory where every user of the node may leave a lease, if we are root; nobody can remove another's.
 
