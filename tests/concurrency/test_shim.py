@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHIM = ROOT / "sbatch-wrapper" / "shim"
+NAMES = ("tool", "other", "third")
 ODD = ["", " ", "a  b", "'", '"', "\\", "*", "$HOME", "a\nb", "\n", "--", "-c", "a=b", "\udcff", "ä", "!"]
 
 
@@ -27,7 +29,7 @@ class Site:
     def __init__(self, folder: Path, tasks: Tasks) -> None:
         self.folder, self.links, self.tools = folder, folder / "links", folder / "tools"
         self.links.mkdir()
-        for name in ("tool", "other", "third"):
+        for name in NAMES:
             (self.links / name).symlink_to(SHIM)
         self.image = folder / "a.sqsh"
         self.image.write_bytes(image(10_000))
@@ -162,3 +164,32 @@ def test_the_current_directory_may_be_that_of_the_links(site: Site, shell: str) 
 def test_it_is_found_like_any_command(site: Site) -> None:
     done = subprocess.run(["tool", "x"], env=site.environ, capture_output=True, timeout=40, check=False)
     assert done.stdout.endswith(b"\0x\0"), done.stderr
+
+
+def test_the_how_to(site: Site) -> None:
+    text = (ROOT / "docs" / "how-to" / "command-shims.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    image = f"file://{site.image}"
+    script = "\n".join(("set -e", *blocks[:3])).replace("/opt/stage-image", str(ROOT))
+    script = script.replace("https://images.example.org/r.sif", image)
+    program(site.tools / "Rscript", 'printf "%s|" "$STAGE_IMAGE_DIGEST" "$@"')
+    environ = site.environ | {"HOME": str(site.folder)}
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, timeout=40, check=False)
+    assert done.returncode == 0, done.stderr
+    resolved, said = done.stdout.decode().splitlines()
+    assert resolved.startswith(f"{site.image}@sha256:")
+    assert said == f"{resolved.partition('@')[2]}|-e|cat(R.version.string)|"
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_the_messages_of_the_how_to(site: Site, shell: str) -> None:
+    text = (ROOT / "docs" / "how-to" / "command-shims.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(?:… )?([^`]*?)` \((\d+)\)", text, re.MULTILINE)
+    site.lines("other x", "third /nope")
+    said = {
+        (site.call(shell, name=name).returncode, name): site.call(shell, name=name).stderr.decode() for name in NAMES
+    }
+    assert len(rows) == 5
+    assert rows[0][0].replace("python", "tool") in said[127, "tool"]
+    assert rows[2][0] in said[64, "other"]
