@@ -32,6 +32,7 @@ def run(_arguments: argparse.Namespace) -> int:
     """Do all that a Prolog does; 0, or the exit code of what failed where the site is strict."""
     if hook.is_off():
         return 0
+    os.umask(0o022)  # slurmd's may be anything, and what is staged is for users
     node: JobNode | None = None
     try:
         node = JobNode(HookEnvironment.read(os.environ))
