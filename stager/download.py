@@ -52,7 +52,8 @@ class Download:
     is called when the copy has been made ready for the origin's version, `before_bytes` before each connection and each
     write; what it raises is tried again if it may be. `streams` limits the connections at a time. `on_wait` is told
     each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
-    `image`, of `version`, is what was found to be here already, by whoever can tell.
+    `whence`: for people, where that is no matter of course. `image`, of `version`, is what was found to be here
+    already, by whoever can tell.
     """
 
     source: Source
@@ -68,6 +69,7 @@ class Download:
     image: StagedImage | None = None
     version: Validators | None = None
     pinned: bool = False
+    whence: str = ""
     _furthest: int = 0
     _looked: bool = False
     _roomed: int = 0

@@ -93,7 +93,8 @@ class Fetch:
         image, version = self._publish(copy)
         seconds = self.known.clock.now() - asked
         rate = f", {show_bytes(image.size / seconds)}/s" if seconds > 0 else ""
-        self.tell.say(f"staged {self.known.reference.name}: {show_bytes(image.size)} in {seconds:.1f} s{rate}")
+        whence = f", {download.whence}" if download.whence else ""
+        self.tell.say(f"staged {self.known.reference.name}: {show_bytes(image.size)} in {seconds:.1f} s{rate}{whence}")
         self.known.remember(image.digest, version, asked)
         copy.discard()  # not before: a published image that no reference is known to mean would be downloaded again
         return image

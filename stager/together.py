@@ -53,6 +53,14 @@ class Fetching:
         member = self.cluster.member
         return member.load.progress if member is not None else (self.copy.held, self.copy.size or 0)
 
+    @property
+    def whence(self) -> str:
+        """As Download.whence: whether this node was the one that asked the origin."""
+        member = self.cluster.member
+        if member is None or self.cluster.alone:
+            return ""
+        return "from its origin, for all nodes" if member.load.head is not None else "from other nodes"
+
     def run(self, unless: Validators | None = None) -> bool:
         """As Download.run."""
         if not self.cluster.alone:
