@@ -89,7 +89,8 @@ def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> 
                 return found
     given = {name: getattr(arguments, name, None) for name in SETTINGS}
     wish = argparse.Namespace(**given | {"reference": str(reference), "retry": arguments.retry, "words": []})
-    wish.freshness = "always"  # the pins of jobs and sessions are for those who run; whoever submits wants what is new
+    # The pins of jobs and sessions are for those who run; whoever submits wants what is new, and on no other node.
+    wish.freshness, wish.min_nodes = "always", "1"
     return obtain(wish, own=True, mode="none").image.digest, "staged"
 
 

@@ -147,9 +147,12 @@ def test_it_never_finds_itself_again(site: Site, shell: str) -> None:
     # However often, and by whatever name, the directory is on the PATH.
     (site.folder / "again").symlink_to(site.links)
     path = f"{site.links}:{site.folder}/again:links:{site.links}/.:{site.tools}::{TOOLS}"
-    done = site.call(shell, "x", PATH=path)
+    program(site.tools / "stage-image", 'echo >>"$CALLS"', f'exec {" ".join(COMMAND)} "$@"')
+    calls = site.folder / "calls"
+    done = site.call(shell, "x", PATH=path, CALLS=str(calls))
+    assert calls.read_text() == "\n"
     assert os.fsdecode(done.stdout).split("\0")[1:3] == [f"{site.tools}::{TOOLS}", "x"], done.stderr
-    gone = site.call(shell, name="third", PATH=path)
+    gone = site.call(shell, name="third", PATH=path, CALLS=str(calls))
     assert (gone.returncode, b"not found" in gone.stderr) == (127, True)
 
 

@@ -47,6 +47,7 @@ Options provided by plugins:
         ("-HJ --stage-image=/a job.sh", (), "-HJ --stage-image=/a", "job.sh"),
         ("-Jx --stage-image=/a job.sh", ("/a",), "-Jx", "job.sh"),
         ("-k --stage-image=/a job.sh", ("/a",), "-k", "job.sh"),
+        ("-ko --stage-image=/a job.sh", ("/a",), "-ko", "job.sh"),
         ("-W --stage-image=/a job.sh", ("/a",), "-W", "job.sh"),
         ("--exclusive --stage-image=/a job.sh", ("/a",), "--exclusive", "job.sh"),
         ("--stage-image=/a -- --job.sh", ("/a",), "", "-- --job.sh"),
