@@ -56,8 +56,15 @@ def verb_parsers(parser: Parser) -> dict[str, argparse.ArgumentParser]:
 
 def known_options() -> dict[str, set[str]]:
     """Return verb → the options that it takes, as they are written on a command line."""
-    children = verb_parsers(build()).items()
-    return {verb: {o for action in child._actions for o in action.option_strings} for verb, child in children}  # noqa: SLF001
+    return {verb: set(_options_of(child)) for verb, child in verb_parsers(build()).items()}
+
+
+def _options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:  # noqa: SLF001
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for child in action.choices.values():
+                yield from _options_of(child)
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -10,9 +10,10 @@ from stager.cli.slurm_job import JobNode
 from stager.cli.slurm_release import Release
 from stager.errors import InUse, StageImageError
 from stager.progress import write_line
-from stager.schedulers import hook
+from stager.schedulers import hook, told
 from stager.schedulers.hook import HookEnvironment
 from stager.schedulers.registry import JobRecord
+from stager.store import files
 
 if TYPE_CHECKING:
     import argparse
@@ -22,30 +23,41 @@ def run(arguments: argparse.Namespace) -> int:
     """Do all that an Epilog does; 0, or 79 where something stayed and the site is strict."""
     if hook.is_off():
         return 0
+    job: HookEnvironment | None = None
     node: JobNode | None = None
     try:
-        environ = dict(os.environ) | ({"SLURM_JOB_ID": arguments.job} if arguments.job else {})
-        node = JobNode(HookEnvironment.read(environ))
+        job = HookEnvironment.read(dict(os.environ) | ({"SLURM_JOB_ID": arguments.job} if arguments.job else {}))
+        node = JobNode(job)
         stayed = _release(node)
     except (StageImageError, OSError) as error:
         stayed = [str(error)]
+        if job is not None:
+            files.discard(told.path(job.scope))
     for problem in stayed:
         write_line(f"error: {problem} (on {os.uname().nodename})")
     return InUse.exit_code if stayed and node is not None and node.config.slurm_strict else 0
 
 
 def _release(node: JobNode) -> list[str]:
+    """Take back what this job had, and those of before the last boot; return what stayed."""
     begun = monotonic()
     stayed: list[str] = []
-    found = list(node.registry.records())
-    # A job that asked for nothing may have mounted its images itself.
-    if node.hook.uid is not None and node.hook.gid is not None and node.registry.read(node.scope) is None:
-        found.append(JobRecord(scope=node.scope, uid=node.hook.uid, gid=node.hook.gid))
-    for record in found:
-        if record.scope == node.scope or not record.of_this_boot:
-            release = Release(node, record)
-            release.run()
-            stayed += release.problems
-    error = StageImageError("; ".join(stayed)) if stayed else None
-    node.log("epilog", error, seconds=monotonic() - begun)
+    notes: list[str] = []
+    for record in _records(node):
+        release = Release(node, record)
+        release.run()
+        stayed += release.problems
+        notes += release.notes
+    for note in notes:
+        write_line(note)
+    error = InUse("; ".join(stayed)) if stayed else None
+    node.log("epilog", error, seconds=monotonic() - begun, note="; ".join(notes))
     return stayed
+
+
+def _records(node: JobNode) -> list[JobRecord]:
+    found = [each for each in node.registry.records() if each.scope == node.scope or not each.of_this_boot]
+    # A job that asked for nothing may have mounted its images itself.
+    if node.registry.read(node.scope) is None and node.hook.uid is not None and node.hook.gid is not None:
+        found.append(JobRecord(scope=node.scope, uid=node.hook.uid, gid=node.hook.gid))
+    return found

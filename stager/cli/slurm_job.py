@@ -14,7 +14,7 @@ from stager.layout import Layout
 from stager.process import current
 from stager.schedulers import told
 from stager.schedulers.registry import Registry
-from stager.schedulers.syslog import WARNING, Syslog
+from stager.schedulers.syslog import INFO, WARNING, Syslog
 from stager.schedulers.told import Told
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ class JobNode(Node):
         self.hook = hook
         self.registry = Registry(Layout(self.root))
         self.story: Story | None = None
-        self._log = Syslog()
 
     def teller(self, subject: str) -> Teller:
         """Return who tells the job's tasks."""
@@ -53,11 +52,15 @@ class JobNode(Node):
     def heed_hooks(self, reference: Reference, tell: Teller) -> None:
         """Nothing: this is the hook."""
 
-    def log(self, action: str, error: StageImageError | None = None, *, image: str = "", seconds: float = 0.0) -> None:
+    def log(self, action: str, error: StageImageError | None = None, **about: object) -> None:
         """Leave a line in the system's log."""
-        result = f"error {error.exit_code}: {error.message}" if error is not None else "ok"
-        severity = {"severity": WARNING} if error is not None else {}
-        self._log.line(job=self.hook.job, image=image, action=action, result=result, seconds=seconds, **severity)
+        log_line(self.hook.job, action, error, **about)
+
+
+def log_line(job: str, action: str, error: StageImageError | None = None, **about: object) -> None:
+    """Leave a line in the system's log of what was done for a job, and whether it went well."""
+    result = f"error {error.exit_code}: {error.message}" if error is not None else "ok"
+    Syslog().line(severity=INFO if error is None else WARNING, job=job, action=action, result=result, **about)
 
 
 class Story:

@@ -14,12 +14,14 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from stager.cli.slurm_job import JobNode
+from stager.cli.boundary import report
+from stager.cli.slurm_job import JobNode, log_line
 from stager.errors import ConfigError, StageImageError
-from stager.progress import write_line
-from stager.schedulers import hook, private, request
+from stager.schedulers import hook, private, request, told
 from stager.schedulers.hook import HookEnvironment
 from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
+from stager.schedulers.told import Told
+from stager.store.trouble import as_error
 
 if TYPE_CHECKING:
     import argparse
@@ -33,23 +35,35 @@ def run(_arguments: argparse.Namespace) -> int:
     if hook.is_off():
         return 0
     os.umask(0o022)  # slurmd's may be anything, and what is staged is for users
+    job: HookEnvironment | None = None
     node: JobNode | None = None
     try:
-        node = JobNode(HookEnvironment.read(os.environ))
+        job = HookEnvironment.read(os.environ)
+        node = JobNode(job)
         Prolog(node).run()
-    except StageImageError as error:
-        _tell(node, error)
-        return error.exit_code if node is not None and node.config.slurm_strict else 0
-    except OSError as error:
-        write_line(f"error: {error} (on {os.uname().nodename})")
-        return 0
+    except (StageImageError, OSError) as error:
+        failure = error if isinstance(error, StageImageError) else as_error(error, node.root if node else "/")
+        report(failure)
+        if job is not None and _has_asked(job):
+            log_line(job.job, "prolog", failure, image=failure.reference)
+            _tell_tasks(job, failure)
+        return failure.exit_code if node is not None and node.config.slurm_strict else 0
     return 0
 
 
-def _tell(node: JobNode | None, error: StageImageError) -> None:
-    write_line(f"error: {error.reference and error.reference + ': '}{error.message} (on {os.uname().nodename})")
-    if node is not None:
-        node.log("prolog", error, image=error.reference)
+def _has_asked(job: HookEnvironment) -> bool:
+    """Whether the job wants anything of us: the tasks of all others need not hear of our troubles."""
+    try:
+        return job.private_tmp or bool(request.read(job.comment, job.extra, job.spank).references)
+    except StageImageError:
+        return True
+
+
+def _tell_tasks(job: HookEnvironment, error: StageImageError) -> None:
+    # Whoever staged has told them already, and more.
+    if job.uid is not None and told.read(job.scope) is None:
+        with suppress(OSError):
+            told.write(job.scope, Told.failed(error), job.uid)
 
 
 class Prolog:
@@ -63,11 +77,7 @@ class Prolog:
     def run(self) -> None:
         """Make what was asked for. Raises the StageImageError of what could not be had within the budget."""
         places = self._places()
-        try:
-            references = request.read(self._hook.comment, self._hook.extra, self._hook.spank).references
-        except StageImageError as error:
-            self._fail(error)
-            raise
+        references = request.read(self._hook.comment, self._hook.extra, self._hook.spank).references
         if not references and not places:
             return
         record = self._recorded(references, places)
@@ -152,15 +162,6 @@ class Prolog:
     @property
     def _left(self) -> float:
         return self._begun + self._node.config.slurm_budget - monotonic()
-
-    def _fail(self, error: StageImageError) -> None:
-        """Tell the tasks what was wrong with the request."""
-        from stager.cli.slurm_stager import tell_failure
-
-        with suppress(OSError, StageImageError):
-            uid, gid = self._owner()
-            self._node.registry.write(JobRecord(scope=self._node.scope, uid=uid, gid=gid, restart=self._hook.restart))
-            tell_failure(self._node, error)
 
 
 class _BudgetSpentError(Exception):

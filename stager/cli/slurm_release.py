@@ -32,13 +32,14 @@ ENDING = 3.0
 
 
 class Release:
-    """One job's end here. `problems` is what could not be taken back, for people."""
+    """One job's end here. `problems` is what could not be taken back, `notes` what else is to be known, for people."""
 
     def __init__(self, node: JobNode, record: JobRecord) -> None:
         self._node = node
         self._record = record
         self._until = monotonic() + PATIENCE
         self.problems: list[str] = []
+        self.notes: list[str] = []
 
     def run(self) -> None:
         """Take everything back, as far as that goes; may be repeated, and beside a stager that has just begun."""
@@ -96,7 +97,7 @@ class Release:
         for place in places(self._node.layout):
             if lease.release(place.users, self._record.scope):
                 patience = max(0.5, min(5.0, self._until - monotonic()))
-                close(self._node, place, lazy=True, patience=patience)
+                close(self._node, place, lazy=True, patience=patience, say=self.notes.append)
 
     def _own_mounts(self) -> None:
         """Have the user unmount what the job has mounted in the user's own store: a FUSE server may outlive its job."""

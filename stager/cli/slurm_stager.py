@@ -39,13 +39,8 @@ def stage(node: JobNode, principal: Principal) -> None:
         failure = error if isinstance(error, StageImageError) else as_error(error, node.root)
         node.log("stage", failure)
         principal.failed(failure)
-        tell_failure(node, failure)
-
-
-def tell_failure(node: JobNode, error: StageImageError) -> None:
-    """Tell the job's tasks that nothing could be staged for it."""
-    with suppress(OSError):
-        told.write(node.scope, Told((), f"failed {error.exit_code} {_one_line(error)}"), node.hook.uid or 0)
+        with suppress(OSError):
+            told.write(node.scope, Told.failed(failure), node.hook.uid or 0)
 
 
 def _stage(node: JobNode, principal: Principal) -> None:
@@ -70,8 +65,7 @@ def _stage_all(node: JobNode, record: JobRecord, principal: Principal) -> None:
         for number in range(1, len(record.references) + 1):
             failure = _Image(node, record, story, number).stage() or failure
     finally:
-        last = f"failed {failure.exit_code} {_one_line(failure)}" if failure is not None else "ready"
-        story.end(last)
+        story.end(Told.failed(failure).last if failure is not None else "ready")
         node.registry.write(replace(record, process=""))
     if failure is not None:
         principal.failed(failure)
@@ -146,8 +140,3 @@ def _summary(shown: str, obtained: Obtained, seconds: float, story: Story) -> st
 
 def _arguments(text: str) -> argparse.Namespace:
     return argparse.Namespace(reference=text, retry=False, words=[])
-
-
-def _one_line(error: StageImageError) -> str:
-    about = f"{error.reference}: " if error.reference and error.reference not in error.message else ""
-    return f"{about}{error.message}".replace("\n", " ")

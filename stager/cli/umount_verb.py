@@ -12,9 +12,11 @@ from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import write_json
 from stager.errors import InUse, UsageError
 from stager.mount import places
+from stager.progress import write_line
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from stager.mount import MountPlace
 
@@ -92,11 +94,17 @@ def _release_images(node: Node, scope: str) -> None:
 
 
 def close(
-    node: Node, place: MountPlace, *, force: bool = False, lazy: bool = False, patience: float = BUSY_SECONDS
+    node: Node,
+    place: MountPlace,
+    *,
+    force: bool = False,
+    lazy: bool = False,
+    patience: float = BUSY_SECONDS,
+    say: Callable[[str], None] = write_line,
 ) -> bool:
     """Unmount unless leased, and tell whether it is gone.
 
-    A busy mount is tried for `patience` seconds, then detached if `lazy`; otherwise InUse is raised.
+    A busy mount is tried for `patience` seconds, then detached if `lazy`, and `say` told so; else InUse is raised.
     """
     give_up = time.monotonic() + patience
     while True:
@@ -106,6 +114,7 @@ def close(
                     return place.close(node.way_of(place.kind), lazy=False, force=force)
                 except InUse:
                     if time.monotonic() >= give_up and lazy:
+                        say(f"{place.root} is busy, and detached: it goes when its last user does")
                         return place.close(node.way_of(place.kind), lazy=True, force=force)
                     if time.monotonic() >= give_up:
                         raise

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stager.clock import Clock
+    from stager.errors import StageImageError
     from stager.interfaces import Teller
 
 NAME = "tasks"
@@ -47,6 +48,12 @@ class Told:
         self.lines = tuple(lines)
         self.last = last
         self.written = written
+
+    @classmethod
+    def failed(cls, error: StageImageError, lines: Sequence[str] = ()) -> Told:
+        """Return what tells of an error."""
+        about = f"{error.reference}: " if error.reference and error.reference not in error.message else ""
+        return cls(lines, " ".join(f"failed {error.exit_code} {about}{error.message}".split()))
 
     @property
     def state(self) -> str:
