@@ -174,7 +174,7 @@ def test_the_how_to(site: Site) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 4
     image = f"file://{site.image}"
-    script = "\n".join(("set -e", *blocks[:3])).replace("/opt/stage-image", str(ROOT))
+    script = "\n".join(("set -e", *blocks[:3])).replace("/opt/stage-image/share/stage-image/shim", str(SHIM))
     script = script.replace("https://images.example.org/r.sif", image)
     program(site.tools / "Rscript", 'printf "%s|" "$STAGE_IMAGE_DIGEST" "$@"')
     environ = site.environ | {"HOME": str(site.folder)}
