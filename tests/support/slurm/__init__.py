@@ -33,7 +33,7 @@ bed.leftovers()          what is left on the nodes of jobs that have ended: proc
 A node sees the machine it runs on, but has its own network, host name, processes, boot id, /run, /tmp, /dev/shm, /home,
 /var/spool, /var/tmp, /var/cache, and /etc and /usr/local of which only a copy changes. What is on its disk (store,
 /var/spool, /var/tmp) outlives kill(). The checkout and this interpreter are there for every user; `stage-image` is in
-/usr/local/bin.
+/usr/local/bin, with its Python in /usr/local/lib/stage-image.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.support.cluster.network import UNSHAPED, Switch
 from tests.support.cluster.origin import Origin
 from tests.support.leftovers import GRACE
 from tests.support.slurm.machine import Machine
-from tests.support.slurm.site import ALICE, BOB, HOOKS, STORE, Site
+from tests.support.slurm.site import ALICE, BOB, HOOKS, LIB, PLUGIN, STORE, Site
 from tests.support.slurm.users import User
 from tests.support.tasks import NOTHING, PATIENCE, ROOT
 
@@ -195,7 +195,7 @@ def slurm(
     """Boot a Slurm in `folder`, and take it all away in the end; see the package for the parameters."""
     place = Site(folder / "slurm")
     names = [f"n{number}" for number in range(1, nodes + 1)]
-    plugin = _plugin(place.folder) if spank else ""
+    plugin = _plugin(place) if spank else ""
     place.slurm(names, cpus, {**_hooks(place, hooks), **conf}, plugin)
     keeper = {"scope": "cluster", "cluster.zookeeper": f"{_KEEPER}:2181"} if zookeeper else {}
     place.settings({"store": STORE, "slurm.allow": [f"http://{ORIGIN}/"], **keeper, **site})
@@ -244,10 +244,8 @@ def _hooks(place: Site, hooks: bool | Path) -> dict[str, str | None]:
     return {"PrologFlags": "Alloc", **there}
 
 
-def _plugin(folder: Path) -> str:
-    """Build the SPANK plugin; return where it is."""
-    plugin = folder / "stage_image.so"
-    subprocess.run(
-        ("make", "-s", "-C", str(ROOT / "sbatch-wrapper" / "spank"), f"OUT={plugin}"), check=True, capture_output=True
-    )
-    return str(plugin)
+def _plugin(place: Site) -> str:
+    """Build the SPANK plugin; return where it is on the machines."""
+    make = ("make", "-s", "-C", str(ROOT / "sbatch-wrapper" / "spank"), f"OUT={place.folder / PLUGIN}")
+    subprocess.run(make, check=True, capture_output=True)
+    return f"{LIB}/{PLUGIN}"

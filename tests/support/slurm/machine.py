@@ -11,7 +11,7 @@ from tests.support.capabilities import daemon
 from tests.support.cluster.hosts import Host
 from tests.support.cluster.network import Link
 from tests.support.slurm.leftovers import left_on, mountpoints
-from tests.support.slurm.site import MUNGE, SLURM, USERS
+from tests.support.slurm.site import LIB, MUNGE, PLUGIN, SLURM, USERS
 from tests.support.tasks import until
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ for place in etc usr/local; do
     mount -t overlay -o "lowerdir=/$place,upperdir=$stash/$place/above,workdir=$stash/$place/work" overlay "/$place"
 done
 cp -R "$site/etc/." /etc/
-mkdir -p /usr/local/bin
+mkdir -p /usr/local/bin "$lib"
 cp "$site/stage-image" /usr/local/bin/
+cp -R "$site/python" "$lib/"
+if [ -e "$site/$plugin" ]; then cp "$site/$plugin" "$lib/"; fi
 mount --bind "$boot/boot_id" /proc/sys/kernel/random/boot_id
 # udev opens it to everybody on a real node. The number is FUSE's in the kernel's devices.txt.
 if [ -e /dev/fuse ]; then mknod -m 666 "$stash/fuse" c 10 229 && mount --bind "$stash/fuse" /dev/fuse; fi
@@ -125,11 +127,10 @@ class Machine:
         site = f"{stash}/{kept.index(self._site.folder)}"
         boot = f"{site}/{self.name}/{self.host.folder.name}"
         values = {"stash": stash, "site": site, "disk": f"{site}/{self.name}", "boot": boot, "users": " ".join(USERS)}
-        values |= {"munge": str(MUNGE), "munged": daemon("munged") or "munged"}
+        values |= {"lib": LIB, "plugin": PLUGIN, "munge": str(MUNGE), "munged": daemon("munged") or "munged"}
         lines = (f"{name}={shlex.quote(value)}" for name, value in values.items())
-        text = "\n".join(
-            ("set -eu", "umask 022", *lines, *_stashed(kept, stash), _DIRECTORIES, *_opened(kept, stash), _MUNGE)
-        )
+        moved = (*_stashed(kept, stash), _DIRECTORIES, *_linked(self._site, kept, stash), *_opened(kept, stash))
+        text = "\n".join(("set -eu", "umask 022", *lines, *moved, _MUNGE))
         return self.host.enter("sh", "-s"), text
 
     def serve(self) -> None:
@@ -158,6 +159,15 @@ def _stashed(kept: list[Path], stash: str) -> Iterator[str]:
     yield f"mount -t tmpfs -o mode=755 own {stash}"
     for number, path in enumerate(kept):
         yield f"mkdir {stash}/{number} && mount --rbind {shlex.quote(str(path))} {stash}/{number}"
+
+
+def _linked(site: Site, kept: list[Path], stash: str) -> Iterator[str]:
+    """Yield what puts directories to their second places, below LIB."""
+    for name, path in site.linked().items():
+        around = next((place for place in kept if path.is_relative_to(place)), None)
+        if around:
+            source = shlex.quote(f"{stash}/{kept.index(around)}/{path.relative_to(around)}")
+            yield f'mkdir "$lib/{name}" && mount --bind {source} "$lib/{name}"'
 
 
 def _opened(kept: list[Path], stash: str) -> Iterator[str]:

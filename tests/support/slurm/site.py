@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 STORE = "/var/cache/stage-image"
 RUN = "/run/stage-image"
 
+LIB = "/usr/local/lib/stage-image"
+"""Where an installation could be: also jobs with a /tmp of their own have the program, and Slurm its plugin."""
+PLUGIN = "stage_image.so"
+
 MUNGE, SLURM, ALICE, BOB = 60001, 60002, 20001, 20002
 _ACCOUNTS = {"root": 0, "munge": MUNGE, "slurm": SLURM, "alice": ALICE, "bob": BOB, "nobody": 65534}
 USERS = {"alice": ALICE, "bob": BOB}
@@ -103,6 +107,10 @@ class Site:
         wanted = (self.folder, ROOT, Path(sys.prefix), Path(sys.base_prefix))
         return [path for path in wanted if not any(path.is_relative_to(place) for place in ("/usr", "/opt"))]
 
+    def linked(self) -> dict[str, Path]:
+        """Return what is below LIB as well, by name: where Python finds the checkout and what that needs."""
+        return {"checkout": ROOT, "packages": Path(sysconfig.get_path("purelib"))}
+
     def _accounts(self) -> None:
         shells = dict.fromkeys(("root", *USERS), "/bin/sh")
         homes = {"root": "/root", **{name: f"/home/{name}" for name in USERS}}
@@ -115,7 +123,7 @@ class Site:
         self._write("nsswitch.conf", ["passwd: files", "group: files", "hosts: files"])
 
     def _program(self) -> None:
-        """Make an environment of Python's as an installation would be: it finds the checkout even with -I.
+        """Make an environment of Python's as an installation would be, for LIB: it finds the checkout even with -I.
 
         By hand: the venv module takes 50 ms, and links to an interpreter that may lie in a closed home.
         """
@@ -126,11 +134,11 @@ class Site:
         (place / "bin").mkdir()
         (place / "bin" / "python").symlink_to(python.resolve())
         (place / "pyvenv.cfg").write_text(f"home = {python.resolve().parent}\n", encoding="ascii")
-        paths = dict.fromkeys((str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+        paths = (*(f"{LIB}/{name}" for name in self.linked()), *self.linked().values())
         (packages / "checkout.pth").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         code = "from stager.cli.main import main; raise SystemExit(main())"
         script = self.folder / "stage-image"
-        script.write_text(f"#!/bin/sh\nexec {place}/bin/python -I -c '{code}' \"$@\"\n", encoding="utf-8")
+        script.write_text(f"#!/bin/sh\nexec {LIB}/python/bin/python -I -c '{code}' \"$@\"\n", encoding="utf-8")
         script.chmod(0o755)
 
     def _write(self, name: str, lines: Iterable[str]) -> Path:
