@@ -152,6 +152,9 @@ class Config:
     slurm_private_for: Literal["asked", "all"] = _setting(
         "asked", kinds.choice("asked", "all"), "Which jobs get them: those with `--private-tmp`, or all."
     )
+    slurm_private_shows: tuple[str, ...] = _setting(
+        (), kinds.PATHS, "What jobs see all the same of directories that their own ones cover, if it is there."
+    )
     slurm_images_at: str = _setting(
         "",
         kinds.PATH,

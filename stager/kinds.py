@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -206,6 +207,13 @@ def _places(raw: object) -> tuple[str, ...]:
     return items
 
 
+def _paths(raw: object) -> tuple[str, ...]:
+    items = tuple(_path(item) for item in _list(raw))
+    if not all(item == os.path.normpath(item) != "/" for item in items):
+        raise ValueError
+    return items
+
+
 def _list(raw: object) -> list[object]:
     if isinstance(raw, str):
         return list(_text(raw).split())
@@ -248,6 +256,7 @@ MIRRORS: Kind[Mapping[str, tuple[str, ...]]] = Kind(
     _table,
 )
 PREFIXES = Kind("a list, in a file, or words, each beginning with https://, http://, file:/// or /", _prefixes, _listed)
+PATHS = Kind("a list, in a file, or words, each an absolute path in its shortest form", _paths, _listed)
 PLACES = Kind("a list, in a file, or words, each an absolute path or two with = between them", _places, _listed)
 NAME = Kind("1 to 64 letters, digits, dots, underscores and hyphens", _name, _quoted)
 PORTS = Kind("first-last, each from 1 to 65535, or one port, or empty", _ports, _quoted)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from stager.cli.boundary import report
 from stager.cli.slurm_job import JobNode, log_line
 from stager.errors import ConfigError, StageImageError
-from stager.schedulers import hook, private, request, told
+from stager.schedulers import hook, private, request, told, visible
 from stager.schedulers.hook import HookEnvironment
 from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
 from stager.schedulers.told import Told
@@ -129,6 +129,7 @@ class Prolog:
             record = record.with_directory(replace(directory, dev=made.dev, ino=made.ino))
             self._node.registry.write(record)
             binds.append((directory.path, directory.mount))
+        binds += self._visible(record.directories)
         record = replace(record, namespace=f"{run_folder(record.scope)}/{NAMESPACE}")
         self._node.registry.write(record)
         make_run_folder(record.scope)
@@ -137,6 +138,19 @@ class Prolog:
         Namespace().pin(record.namespace, binds)
         self._node.log("private", seconds=monotonic() - self._begun)
         return record
+
+    def _visible(self, directories: tuple[Directory, ...]) -> list[tuple[str, str]]:
+        """Return what is bound back into directories that cover it, as far as it is there and can be."""
+        binds = []
+        for path in self._node.config.slurm_private_shows:
+            directory = visible.covering(path, directories)
+            try:
+                if directory is not None and os.path.isdir(path):
+                    visible.make_room(path, directory)
+                    binds.append((path, path))
+            except OSError as error:
+                self._node.log("private", as_error(error, path))
+        return binds
 
     def _stage(self, record: JobRecord) -> None:
         """Have a process of its own stage, and wait for it while the budget lasts."""

@@ -55,6 +55,7 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "slurm_allow": st.lists(_prefixes.map(_unbroken), max_size=3).map(tuple),
     "slurm_strict": st.booleans(),
     "slurm_private": st.lists(_places, max_size=3).map(tuple),
+    "slurm_private_shows": st.lists(st.sampled_from(["/tmp/.X11-unix", "/a", "/b/c-1"]), max_size=3).map(tuple),
     "slurm_features_prefix": st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True),
     "min_free": st.integers(0, 2**62),
     "max_size": st.none() | st.integers(1, 2**62),
