@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.slurm import Bed, Node, Ran, slurm
-from tests.support.tasks import image
+from tests.support.tasks import image, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,9 @@ def test_what_slurm_forgets_at_a_reconfigure_is_told_again(bed: Bed) -> None:
 def test_what_slurm_forgets_at_a_restart_is_told_again(bed: Bed) -> None:
     node = bed.nodes[0]
     feature = warm(bed, node)
-    bed.ctl.stop_daemon()
+    daemon = bed.ctl._daemon
+    bed.scontrol("shutdown", "slurmctld")  # in peace: it writes down all that it will remember
+    until(lambda: daemon is None or not daemon.running, "slurmctld to end")
     bed.ctl.serve()
     bed.idle()
     assert feature not in shown(bed, node)[0]
