@@ -127,8 +127,8 @@ class Bed:
         self.wait_for(lambda: state in self._states_of(job), f"job {job} to be {state}")
 
     def output(self, job: str) -> str:
-        """Return what a batch job has written so far."""
-        path = Path(self.job(job)["StdOut"])
+        """Return what a batch job, whose script a heterogeneous job runs on its first part, has written so far."""
+        path = Path(next(fields["StdOut"] for fields in self.jobs(job) if fields["JobId"] == job))
         return (self.user.home / path.name).read_text("utf-8", "replace")
 
     def log(self, node: Machine | None = None) -> str:
