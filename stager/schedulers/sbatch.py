@@ -143,7 +143,7 @@ def _short(component: Component, left: list[str], program: str) -> None:
 
 def script_images(text: str) -> tuple[str, ...]:
     """Return what the lines `#STAGE-IMAGE REF[,REF…]` name, above a script's first command. Raises UsageError."""
-    lines = (line.partition(LINE)[2] for line in _head(text) if re.match(rf"{LINE}[ \t=]", line))
+    lines = (line.partition(LINE)[2] for line in _head(text) if re.match(rf"{LINE}(?:[ \t=]|$)", line))
     found: tuple[str, ...] = ()
     for line in lines:
         words = re.split(r"[ \t]#", line)[0].strip(" \t=").split()
@@ -170,19 +170,32 @@ def script_options(text: str, program: str = "sbatch") -> dict[str, str]:
 
 
 def _head(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        if line.strip() and not line.startswith("#"):
+    for line in text.split("\n"):
+        if line.strip() and not line.lstrip().startswith("#"):
             return
         yield line
 
 
 def _quoted_words(text: str) -> list[str]:
-    import shlex
+    """Take the options of a #SBATCH line apart.
 
-    try:
-        return shlex.split(text, comments=True)
-    except ValueError:  # a quotation without an end, of which sbatch complains itself
-        return []
+    As sbatch does, by measurement with 22.05: both kinds of quotation marks, within which a backslash makes any
+    character one of the word; outside of them `#` begins a comment, and a blank behind a backslash still ends the word.
+    """
+    pieces = re.findall(r"""(?:[^\s#"'\\]|\\\S|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')+|.""", text)
+    words: list[str] = []
+    for piece in pieces:
+        if piece == "#":
+            break
+        if not piece.isspace():
+            words.append(_unquoted(piece))
+    return words
+
+
+def _unquoted(piece: str) -> str:
+    found = re.findall(r"""\\(.)|([^"'\\])|"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'""", piece)
+    inner = (re.sub(r"\\(.)", r"\1", double + single) for _, _, double, single in found)
+    return "".join(escaped + plain + inside for (escaped, plain, _, _), inside in zip(found, inner, strict=True))
 
 
 def check(images: Sequence[str]) -> None:

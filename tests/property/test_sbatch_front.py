@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from getopt import GetoptError, getopt
 from itertools import chain
 
@@ -71,8 +72,7 @@ def test_options_end_where_getopt_says(words: list[str]) -> None:
 @given(options, images, st.booleans(), lines)
 def test_ours_is_taken_out_and_nothing_else(before: list[str], asked: list[str], joined: bool, rest: list[str]) -> None:
     ours = ",".join(asked)
-    line = sbatch.read(before, "sbatch")
-    assume(not is_ours(before) and len(line.components) == 1 and not line.rest and _complete(before))
+    assume(not is_ours(before) and _complete(before))
     words = [*before, *([f"--stage-image={ours}"] if joined else ["--stage-image", ours]), "job.sh", *rest]
     found = sbatch.read(words, "sbatch")
     assert found.components[0].images == tuple(asked)
@@ -80,8 +80,9 @@ def test_ours_is_taken_out_and_nothing_else(before: list[str], asked: list[str],
 
 
 def _complete(words: list[str]) -> bool:
-    """Whether no option waits for a value: then a script is one."""
-    return sbatch.read([*words, "job.sh"], "sbatch").rest == ["job.sh"]
+    """Whether these are options of one component, and none waits for a value: then a script is one."""
+    line = sbatch.read([*words, "job.sh"], "sbatch")
+    return line.rest == ["job.sh"] and len(line.components) == 1
 
 
 @given(images, st.text(max_size=40))
@@ -96,6 +97,17 @@ def test_the_prolog_reads_what_was_asked(asked: list[str], comment: str) -> None
 
 @given(st.text(max_size=200))
 def test_no_script_is_a_surprise(text: str) -> None:
+    assume("--stage-image" not in text)
     sbatch.script_options(f"#SBATCH {text}")
     sbatch.script_options(text)
     sbatch.read_nodes(text)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"), max_size=8), min_size=1, max_size=4))
+def test_what_a_script_quotes_is_one_value(values: list[str]) -> None:
+    lines = [f'#SBATCH --comment="{re.sub(chr(34) + "|" + chr(92) * 2, _escaped, value)}"' for value in values]
+    assert sbatch.script_options("\n".join(("#!/bin/sh", *lines, "ls"))) == {"comment": values[-1]}
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\{match[0]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stager.schedulers.sbatch import PROGRAMS
+from stager.schedulers import sbatch
 from tests.support.slurm import Bed, slurm
 from tests.support.tasks import ROOT, image
 
@@ -26,7 +26,7 @@ TELL = 'echo "$SLURMD_NODENAME $STAGE_IMAGE_REFERENCE $STAGE_IMAGE_DIGEST"'
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     with slurm(tmp_path_factory.mktemp("bed"), nodes=3, cpus=2, hooks=True) as bed:
         (bed.user.home / "front").mkdir(mode=0o755)
-        for name in PROGRAMS:
+        for name in sbatch.PROGRAMS:
             (bed.user.home / "front" / name).symlink_to(ROOT / "sbatch-wrapper" / "sbatch")
         yield bed
 
@@ -139,3 +139,30 @@ def test_a_heterogeneous_job(bed: Bed) -> None:
     assert bed.await_job(job) == "COMPLETED"
     comments = [comment(part) for part in bed.jobs(job)]
     assert comments == [f"stage-image={pinned(*pair)[0]}" for pair in zip(urls, (first, second), strict=True)]
+
+
+SCRIPTS = (
+    r'#SBATCH --comment="a\"b\c"',
+    r"#SBATCH --comment='a\'b'",
+    r"#SBATCH --comment=a\\b",
+    "#SBATCH --comment='a # b' -N1",
+    "#SBATCH --comment=a#b",
+    '#SBATCH --comment="a b"c -N1',
+    '#SBATCH --comm "x y" # c',
+    "#SBATCH\t--comment=x",
+    "#SBATCH--comment=x",
+    "#SBATCH --comment=x\n  \n  # y\n#SBATCH --comment=z",
+    "#SBATCH --comment=x\n #SBATCH --comment=y",
+    "#SBATCH --comment=x\nls\n#SBATCH --comment=y",
+    "#SBATCH --comment=x -k -o /dev/null\n#SBATCH -HJ --comment=y",
+)
+
+
+def test_a_script_is_read_as_by_the_real_one(bed: Bed) -> None:
+    found = {}
+    for lines in SCRIPTS:
+        script = f"#!/bin/sh\n{lines}\ntrue\n"
+        job = job_of(submit(bed, "-H", script=script))
+        found[lines] = comment(bed.job(job)), sbatch.script_options(script)["comment"]
+        assert bed.user.run("scancel", job).code == 0
+    assert {lines: pair for lines, pair in found.items() if pair[0] != pair[1]} == {}

@@ -113,6 +113,8 @@ def test_what_help_tells() -> None:
         ("#STAGE-IMAGE /a,/b  # two", ("/a", "/b")),
         ("#STAGE-IMAGE=/a", ("/a",)),
         ("#SBATCH -N2\n\n  \n#STAGE-IMAGE\t/a\n#STAGE-IMAGE /b", ("/a", "/b")),
+        ("  # indented\n#STAGE-IMAGE /a\n", ("/a",)),
+        ("  #STAGE-IMAGE /a", ()),
         ("echo\n#STAGE-IMAGE /a", ()),
         ("##STAGE-IMAGE /a\n# STAGE-IMAGE /a\n#STAGE-IMAGES /a", ()),
     ],
@@ -121,14 +123,36 @@ def test_lines_of_a_script(lines: str, images: tuple[str, ...]) -> None:
     assert sbatch.script_images(f"#!/bin/sh\n{lines}\n") == images
 
 
-@pytest.mark.parametrize("line", ["#STAGE-IMAGE ", "#STAGE-IMAGE /a /b", "#STAGE-IMAGE /a,"])
+@pytest.mark.parametrize("line", ["#STAGE-IMAGE", "#STAGE-IMAGE ", "#STAGE-IMAGE /a /b", "#STAGE-IMAGE /a,"])
 def test_lines_that_name_nothing(line: str) -> None:
     with pytest.raises(UsageError):
         sbatch.script_images(line)
 
 
+@pytest.mark.parametrize(
+    ("line", "comment"),
+    [
+        (r'--comment="a\"b"', 'a"b'),
+        (r"--comment='a\'b'", "a'b"),
+        (r'--comment="a\b\n"', "abn"),
+        (r"--comment=a\\b", r"a\b"),
+        ("--comment='a # b'", "a # b"),
+        ("--comment=a#b", "a"),
+        ('--comment="a b"c -N1', "a bc"),
+        ('--comment "x y" # c', "x y"),
+        ("--comment ''", ""),
+        ("\t--comm=x", "x"),
+        ("--comment=x\n  \n  # indented\n#SBATCH --comment=y", "y"),
+        ("--comment=x\n #SBATCH --comment=y", "x"),
+        ("# --comment=x", None),
+    ],
+)
+def test_a_comment_in_a_script(line: str, comment: str | None) -> None:
+    assert sbatch.script_options(f"#!/bin/sh\n#SBATCH {line}\n").get("comment") == comment
+
+
 def test_options_of_a_script() -> None:
-    script = "#!/bin/sh\n#SBATCH --comment='a b' -N 2 # for now\n#SBATCH -J \"x\n#SBATCH hetjob\n#SBATCH --comment=c\n"
+    script = "#!/bin/sh\n#SBATCH --comment='a b' -N 2 # for now\n#SBATCH hetjob\n#SBATCH --comment=c\n"
     assert sbatch.script_options(script) == {"comment": "a b", "nodes": "2"}
     assert sbatch.script_options("#SBATCH -N2\nls\n#SBATCH -N3") == {"nodes": "2"}
 
