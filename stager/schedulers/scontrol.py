@@ -92,9 +92,7 @@ def _run(*words: str, unknown: str = "") -> str:
     except ProgramFailed as failed:
         said = failed.stderr
         if "Invalid user id" in said or "Access/permission denied" in said:
-            raise AccessDenied(
-                f"Slurm lets only root and its operators change nodes: {said}", hint=_AS_ROOT
-            ) from failed
+            raise AccessDenied(f"Slurm lets only root and its operators do that: {said}", hint=_AS_ROOT) from failed
         # `show node` says it on stdout, `update` on stderr (22.05).
         if unknown and (not said or "Invalid node name" in said) and failed.returncode == 1:
             _unknown(unknown)
