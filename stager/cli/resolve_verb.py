@@ -122,14 +122,16 @@ def _of_file(node: Node, reference: Reference) -> tuple[Digest, str]:
         return seen.digest, "known"
     if stream is None:
         raise OriginUnavailable(f"{reference.location} gave no answer")
-    asked = node.clock.now()
+    asked, tell, done, total = node.clock.now(), node.teller(reference.name), 0, sha256()
     try:
         _refuse_what_is_no_image(reference.location)
-        total = sha256()
         for piece in stream.chunks():
             total.update(piece)
+            done += len(piece)
+            tell.progress("hashing", done, stream.size or 0)
     finally:
         stream.close()
+        tell.close()
     digest = Digest(total.hexdigest())
     with suppress(StageImageError, OSError):  # the next one reads it again
         record = node.layout.reference_record(reference.key)
