@@ -260,11 +260,14 @@ class Node:
         if number == signal.SIGKILL:
             until(lambda: not self.lives(pid), f"the end of {pid}")
 
+    def all_mounts(self) -> list[str]:
+        """Return the mountpoints of the node."""
+        lines = Path(f"/proc/{self._pid}/mountinfo").read_text("utf-8").splitlines()
+        return [line.split(" ")[4] for line in lines]
+
     def mounts(self) -> list[str]:
         """Return the mountpoints that are below the store or of a pinned namespace, without its own places."""
-        lines = Path(f"/proc/{self._pid}/mountinfo").read_text("utf-8").splitlines()
-        points = [line.split(" ")[4] for line in lines]
-        return [point for point in points if point.startswith((f"{self.store}/", "/run/stage-image"))]
+        return [point for point in self.all_mounts() if point.startswith((f"{self.store}/", "/run/stage-image"))]
 
     def leases(self) -> list[str]:
         """Return the leases of jobs on images and mounts."""
@@ -376,6 +379,8 @@ def _boot(name: str, log: str, disk: str) -> None:
     if os.stat("/etc").st_dev == before:
         raise SystemExit("this is the machine's own /etc")
     os.makedirs("/etc/stage-image", exist_ok=True)
+    with open("/etc/passwd", "a", encoding="ascii") as users:  # fusermount3 wants a name
+        users.write("".join(f"u{user}:x:{user}:{user}::/var/tmp:/bin/sh\n" for user in (ALICE, MALLORY)))
     command = Path("/usr/local/sbin/stage-image")
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m stager "$@"\n', encoding="ascii")
     command.chmod(0o755)

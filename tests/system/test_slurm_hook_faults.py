@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -376,5 +378,112 @@ def test_an_epilog_that_is_killed_is_taken_up_by_the_next(n1: Node, origin: Orig
         time.sleep(milliseconds / 1000)  # any moment will do
         epilog.send(signal.SIGKILL)
         epilog.end()
+    assert n1.epilog(7).code == 0
+    assert n1.left() == []
+
+
+def test_a_busy_mount_is_detached_and_reported(n1: Node, url: str) -> None:
+    n1.prolog(7, url)
+    root = n1.task(7).exports["STAGE_IMAGE_ROOT"]
+    n1.run(
+        "/bin/sh",
+        "-c",
+        f"cd {root} && exec sleep 600 </dev/null >/dev/null 2>&1 & sleep 0.2",
+        user=ALICE,
+        env={"PATH": "/bin"},
+    )
+    sitting = next(each for each in n1.processes() if "sleep 600" in each)
+    ran = n1.epilog(7)
+    assert (ran.code, n1.mounts(), n1.leases(), n1.record(7)) == (0, [], [], {})
+    assert ran.seconds < 15
+    reported = ran.err + "".join(line["result"] for line in n1.logged(action="epilog"))
+    assert "detached" in reported or "busy" in reported, n1.log()
+    n1.kill(int(sitting.partition(":")[0]))
+    assert n1.left() == []
+
+
+def test_a_disk_that_is_full(tmp_path: Path, origin: Origin, url: str) -> None:
+    with node(tmp_path, disk="1536k", slurm_allow=[origin.url("/")], min_free="64KiB") as n1:
+        ran = n1.prolog(7, url)
+        assert (ran.code, "Traceback" in ran.err) == (0, False)
+        assert n1.told(7)[-1].startswith("failed 74 "), ran
+        assert "print stage-image: " in n1.task(7).out
+        assert (n1.epilog(7).code, n1.left()) == (0, [])
+
+
+@pytest.mark.parametrize("wrong", ["a file", "a link", "another's", "open to all", "read-only"])
+def test_a_store_that_cannot_be_used(n1: Node, url: str, wrong: str) -> None:
+    store = n1.view(n1.store)
+    match wrong:
+        case "a file":
+            store.touch()
+        case "a link":
+            n1.view(f"{n1.disk}/else").mkdir()
+            os.symlink(f"{n1.disk}/else", store)
+        case "another's":
+            store.mkdir(mode=0o755)
+            os.chown(store, ALICE, ALICE)
+        case "open to all":
+            store.mkdir()
+            store.chmod(0o777)
+        case _:
+            n1.run("/bin/mount", "-o", "remount,ro", "/mnt", env={"PATH": "/bin:/sbin"})
+    ran = n1.prolog(7, url)
+    assert (ran.code, ran.out, "Traceback" in ran.err) == (0, "", False)
+    assert ran.err.startswith(ERROR)
+    task = n1.task(7)
+    assert task.code == 0
+    assert "print stage-image: the Prolog could not stage it: " in task.out, ran
+    assert n1.logged(job="7", severity="4")
+    epilog = n1.epilog(7)
+    assert (epilog.code, "Traceback" in epilog.err) == (0, False)
+    assert n1.processes() == []
+
+
+@pytest.mark.parametrize("text", ["store =", "stoer = 1", 'slurm.private = ["/etc"]\n'])
+def test_settings_are_told_to_the_tasks(n1: Node, url: str, text: str) -> None:
+    n1.configure(text)
+    n1.prolog(7, url, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"})
+    assert "print stage-image: the Prolog could not stage it: " in n1.task(7).out
+    assert n1.logged(job="7", severity="4")
+
+
+def test_a_disk_without_room_for_the_record(n1: Node, origin: Origin, url: str) -> None:
+    n1.configure(**settings(n1, origin, slurm_strict=True))
+    n1.run("/bin/sh", "-c", "mount -o remount,size=300k /mnt; cat /dev/zero >/mnt/full", env={"PATH": "/bin:/sbin"})
+    assert n1.prolog(7, url).code == 1
+    assert n1.told(7)[-1].startswith("failed 74 ")
+    assert [line["action"] for line in n1.logged(job="7", severity="4")] == ["prolog"]
+    n1.epilog(7)
+    assert n1.left() == []
+
+
+@pytest.mark.parametrize("on_failure", ["node", "fail"])
+def test_a_zookeeper_that_is_down(n1: Node, origin: Origin, url: str, on_failure: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        ensemble = f"127.0.0.1:{closed.getsockname()[1]}"
+    cluster = {"cluster.zookeeper": ensemble, "cluster.connect_timeout": "1s", "cluster.on_failure": on_failure}
+    n1.configure(**settings(n1, origin, slurm_budget="8s"), **cluster)
+    ran = n1.prolog(7, url)
+    assert (ran.code, "Traceback" in ran.err, ran.seconds < 14) == (0, False, True), ran
+    n1.await_state(7, "ready" if on_failure == "node" else "failed")
+    assert n1.epilog(7).code == 0
+    assert n1.left() == []
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_cannot_be_taken_back_is_reported_and_tried_again(n1: Node, origin: Origin, *, strict: bool) -> None:
+    n1.configure(**settings(n1, origin, slurm_private=[f"/tmp={n1.disk}/private/tmp"], slurm_strict=strict))
+    n1.view(f"{n1.disk}/private").mkdir(mode=0o755)
+    n1.prolog(7, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"})
+    (made,) = n1.record(7)["directories"]
+    (n1.view(made["path"]) / "held").mkdir()
+    n1.run("/bin/mount", "-t", "tmpfs", "held", f"{made['path']}/held", env={"PATH": "/bin:/sbin"})
+    (n1.view(made["path"]) / "held" / "precious").touch()
+    ran = n1.epilog(7)
+    assert (ran.code, "error: " in ran.err) == (int(strict), True)
+    assert n1.logged(job="7", action="epilog", severity="4")
+    assert (n1.view(made["path"]) / "held" / "precious").exists()
+    n1.run("/bin/umount", f"{made['path']}/held", env={"PATH": "/bin:/sbin"})
     assert n1.epilog(7).code == 0
     assert n1.left() == []

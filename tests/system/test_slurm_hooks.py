@@ -349,3 +349,82 @@ def test_a_node_of_hooks_leaves_the_machine_alone(n1: Node, url: str) -> None:
         for path in (n1.disk, "/etc/stage-image/disabled", "/run/stage-image/jobs/slurm-7")
         if os.path.lexists(path)
     ] == []
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+def test_whatever_slurmds_umask(n1: Node, url: str, umask: str) -> None:
+    environ = n1.told_by_slurmd(7, ALICE, "prolog_slurmd") | {"SLURM_JOB_COMMENT": f"stage-image={url}"}
+    script = f'umask {umask}; exec "$0"'
+    assert n1.run("/bin/sh", "-c", script, str(n1.hooks / "prolog"), env=environ).code == 0
+    assert n1.task(7).exports["STAGE_IMAGE_DIGEST"] == DIGEST
+    assert n1.run("/bin/cat", n1.task(7).exports["STAGE_IMAGE_PATH"], user=ALICE).code == 0
+    mode = stat.S_IMODE(n1.view("/run/stage-image/jobs/slurm-7").stat().st_mode)
+    assert mode == 0o755
+
+
+@pytest.mark.parametrize("state", ["ready", "failed", "staging"])
+@pytest.mark.parametrize("kind", ["batch", "first", "second", "later step", "interactive"])
+def test_shell_and_python_tell_the_tasks_the_same(n1: Node, origin: Origin, url: str, state: str, kind: str) -> None:
+    if state == "staging":
+        stall = late(n1, origin)
+        stall.go.set()
+        n1.await_state(7, "ready")
+        told = [*n1.told(7)[:-1], f"staging 1.1.{'0' * 8} 0 0 {url}"]
+        n1.view("/run/stage-image/jobs/slurm-7/tasks").write_text("".join(f"{line}\n" for line in told))
+    else:
+        n1.prolog(7, url, *([origin.url("/gone")] if state == "failed" else []))
+    env = {
+        "batch": {"ENVIRONMENT": "BATCH", "SLURM_STEP_ID": ""},
+        "first": {"ENVIRONMENT": "BATCH"},
+        "second": {"SLURM_LOCALID": "1"},
+        "later step": {"SLURM_STEP_ID": "1"},
+        "interactive": {"SLURM_STEP_ID": ""},
+    }[kind]
+    shell = n1.task(7, env=env)
+    python = n1.stage_image("slurm", "task-prolog", job=7, env=env)
+    assert (shell.code, python.code, shell.out) == (0, 0, python.out)
+    assert "export STAGE_IMAGE_PATH=" in shell.out
+    assert ("\nprint " in shell.out) == (kind == "batch" or (kind == "first" and state == "failed"))
+
+
+@pytest.mark.needs("fuse", "squashfuse_ll")
+def test_what_the_jobs_user_mounted_himself_goes_with_the_job(n1: Node, url: str) -> None:
+    mounted = n1.stage_image("mount", "--mount=fuse", url, job=7)
+    assert mounted.code == 0, mounted.err
+    assert any("squashfuse" in each for each in n1.processes())
+    assert n1.epilog(7).code == 0
+    assert n1.left() == []
+
+
+def test_a_jobs_namespace_shows_what_the_node_does_not(n1: Node, origin: Origin, url: str) -> None:
+    private = [f"/tmp={n1.disk}/private/tmp", f"/var/tmp={n1.disk}/private/var"]
+    site = {"store": n1.store, "slurm_allow": [origin.url("/")], "slurm_private": private}
+    n1.configure(**site, slurm_images_at="/mnt/images")
+    for path in (f"{n1.disk}/private", "/mnt/images"):
+        n1.view(path).mkdir(mode=0o755)
+    before = len(n1.mounts())
+    assert n1.prolog(7, url, origin.url("/other.sqsh"), env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"}).code == 0
+    exports = n1.task(7).exports
+    assert [exports["STAGE_IMAGE_ROOT"], exports["STAGE_IMAGE_ROOT_2"]] == ["/mnt/images/1", "/mnt/images/2"]
+    inside = ["/usr/bin/nsenter", "--mount=/run/stage-image/jobs/slurm-7/ns", "--"]
+    shown = n1.run(*inside, "/bin/sh", "-c", "touch /tmp/mine; cat /proc/self/mountinfo", env={"PATH": "/bin"}).out
+    points = [line.split(" ")[4] for line in shown.splitlines()]
+    assert {"/tmp", "/var/tmp", "/mnt/images", "/mnt/images/1", "/mnt/images/2"} <= set(points)
+    assert not {"/tmp", "/mnt/images", "/mnt/images/1"}.intersection(n1.all_mounts())
+    assert (n1.view(n1.record(7)["directories"][0]["path"]) / "mine").exists()
+    assert len(n1.mounts()) > before
+    assert n1.epilog(7).code == 0
+    assert n1.left() == []
+
+
+def test_what_a_job_links_to_stays(n1: Node, origin: Origin) -> None:
+    n1.configure(store=n1.store, slurm_private=[f"/tmp={n1.disk}/private/tmp"])
+    for path in (f"{n1.disk}/private", f"{n1.disk}/home"):
+        n1.view(path).mkdir(mode=0o755)
+    (n1.view(f"{n1.disk}/home") / "thesis").touch()
+    n1.prolog(7, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"})
+    (made,) = n1.record(7)["directories"]
+    os.symlink(f"{n1.disk}/home", n1.view(made["path"]) / "link")
+    assert n1.epilog(7).code == 0
+    assert n1.left() == []
+    assert (n1.view(f"{n1.disk}/home") / "thesis").exists()
