@@ -165,6 +165,15 @@ def test_where_the_real_one_is(site: Site, shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", shells())
+def test_it_never_becomes_itself(site: Site, shell: str) -> None:
+    for real in ("sbatch", "front/sbatch", str(site.front / "sbatch")):
+        for words in (("x",), ("--stage-image=a.sqsh", "x")):
+            done = site.call(shell, *words, SBATCH_REAL=real)
+            assert (done.returncode, real.encode() in done.stderr) == (127, True)
+    assert site.call(shell, "x", SBATCH_REAL="/nope/sbatch").returncode == 127
+
+
+@pytest.mark.parametrize("shell", shells())
 def test_without_the_cli(site: Site, shell: str) -> None:
     (site.front / "stage-image").unlink()
     assert site.run(shell, "x")[1:] == ["x"]
