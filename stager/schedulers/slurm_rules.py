@@ -176,8 +176,8 @@ def _times(config: Mapping[str, str], settings: Config) -> Iterator[Finding]:
         why = f"an Epilog may take {EPILOG:g} s where something is busy; after {ended:g} s Slurm drains the node"
         yield Finding("danger", "PrologEpilogTimeout", why, "PrologEpilogTimeout=600 in slurm.conf")
     if needed > expired:
-        why = f"{budget}; after {expired:g} s the job's credential has expired"
-        yield Finding("danger", "AuthInfo", why, _lower("AuthInfo=cred_expire=600", expired))
+        why = f"{budget}; slurm.conf(5) wants a job's credential to last longer than that, not {expired:g} s"
+        yield Finding("advice", "AuthInfo", why, _lower("AuthInfo=cred_expire=600", expired))
 
 
 def _lower(setting: str, limit: float) -> str:

@@ -74,7 +74,6 @@ def test_a_user_on_the_controller_is_told_as_much_as_there_is_to_see(bed: Bed) -
         ({"BatchStartTimeout": "10"}, "BatchStartTimeout"),
         ({"PrologEpilogTimeout": "15"}, "PrologEpilogTimeout"),
         ({"Epilog": ""}, "Epilog"),
-        ({"AuthInfo": "cred_expire=20"}, "AuthInfo"),
     ],
 )
 def test_dangers_are_seen_in_the_running_configuration(bed: Bed, changes: dict[str, str], what: str) -> None:

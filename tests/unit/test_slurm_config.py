@@ -105,7 +105,7 @@ TRAPS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any], tuple[str, str
     ({"BatchStartTimeout": "10 sec"}, {}, {}, ("danger", "BatchStartTimeout")),
     ({"BatchStartTimeout": "60 sec"}, {"slurm_budget": 90.0}, {}, ("danger", "BatchStartTimeout")),
     ({"PrologEpilogTimeout": "20"}, {}, {}, ("danger", "PrologEpilogTimeout")),
-    ({}, {"slurm_budget": 200.0}, {}, ("danger", "AuthInfo")),
+    ({}, {"slurm_budget": 200.0}, {}, ("advice", "AuthInfo")),
     ({"SchedulerParameters": "(null)"}, {}, {}, ("advice", "SchedulerParameters")),
     ({"SlurmdUser": "slurm(64030)"}, {}, {}, ("danger", "SlurmdUser")),
     ({"PrEpPlugins": "(null)"}, {}, {}, ("danger", "PrEpPlugins")),
