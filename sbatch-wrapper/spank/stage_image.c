@@ -178,12 +178,15 @@ static int enter(spank_t spank, int fd)
 		return 0;
 	slurm_error("stage-image: %s is not there among the job's own directories (%s), starting in /tmp instead", old,
 		    strerror(errno));
-	if (chdir("/tmp"))
-		return chdir("/");
+	if (chdir("/tmp")) /* setns(2) has left us in "/" */
+		slurm_error("stage-image: /tmp: %s", strerror(errno));
 	return 0;
 }
 
-/* In the task's process, while it is still root's: before the TaskProlog, which so sees what the task sees. */
+/* In the task's process, while it is still root's: before the TaskProlog, which so sees what the task sees.
+ *
+ * Slurm overlooks what an optional plugin returns here, so a task that must not run where others could look into its
+ * files ends itself, as Slurm would for a required one. */
 int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 {
 	uint32_t job;
@@ -202,5 +205,7 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv)
 	failed = fd < 0 || enter(spank, fd);
 	if (fd >= 0)
 		close(fd);
-	return failed && private_tmp ? -1 : 0;
+	if (failed && private_tmp)
+		_exit(1);
+	return 0;
 }
