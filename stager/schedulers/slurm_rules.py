@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from stager.schedulers import slurm_config
+from stager.errors import ConfigError
+from stager.schedulers import policy, private, slurm_config
 from stager.store.folder import default_root
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def findings(config: Mapping[str, str], settings: Config, here: Here) -> tuple[F
     if here.calls("Prolog"):
         found += [*_flags(config), *_times(config, settings), *_strictness(config, settings), *_allowed(settings)]
         found += _store(settings)
-    return (*found, *_tracking(config), *_private(config, settings, here), *_plugin(here), *_features(config))
+    found += [*_tracking(config), *_order(settings), *_private(config, settings, here)]
+    return (*found, *_plugin(here), *_features(config))
 
 
 def _version(config: Mapping[str, str]) -> Iterator[Finding]:
@@ -200,12 +202,18 @@ def _allowed(settings: Config) -> Iterator[Finding]:
         why = "is empty: the Prolog stages nothing for users"
         yield Finding("advice", "slurm.allow", why, 'slurm.allow = ["https://images.example.org/"] in config.toml')
         return
-    for prefix in allowed:
-        if prefix.rstrip("/") in ("", "file:", "http:", "https:"):
-            why = f"{prefix!r} lets any user have root stage anything, for all to read"
-            yield Finding("danger", "slurm.allow", why, "name the directory, or host and directory, of images")
-        elif prefix.startswith("http://"):
-            why = f"{prefix!r}: whoever is on the way can change what comes by http"
+    for text in allowed:
+        try:
+            prefix = policy.prefix(text)
+        except ConfigError as error:
+            why = f"{error.message}: the Prolog refuses every request"
+            yield Finding("danger", "slurm.allow", why, "https://host/directory/, or /directory/")
+            continue
+        if not prefix.origin and not prefix.parts:
+            why = f"{text!r} lets any user have root stage anything, for all to read"
+            yield Finding("danger", "slurm.allow", why, "name the directory of images")
+        elif prefix.origin.startswith("http://"):
+            why = f"{text!r}: whoever is on the way can change what comes by http"
             yield Finding("advice", "slurm.allow", why, "use https, or have users pin: REF@sha256:…")
     yield Finding("ok", "slurm.allow", f"{len(allowed)} prefix{'es' * (len(allowed) != 1)}")
 
@@ -246,6 +254,14 @@ def _private(config: Mapping[str, str], settings: Config, here: Here) -> Iterato
         yield Finding("advice", kind, late, remedy)
     if kind and "contain" not in slurm_config.words(config, "PrologFlags"):
         yield Finding("danger", kind, "does nothing without PrologFlags=Contain", "add Contain to PrologFlags")
+
+
+def _order(settings: Config) -> Iterator[Finding]:
+    try:
+        private.parse(settings.slurm_private)
+    except ConfigError as error:
+        why = f"{error.message}: jobs that want private directories have none"
+        yield Finding("danger", "slurm.private", why, "as it says, in config.toml")
 
 
 def _mounts(settings: Config) -> tuple[str, ...]:
