@@ -37,6 +37,10 @@ _ASK_AGAIN = 0.05
 """Seconds between two questions to Slurm: each is a process, on a machine that has others to run."""
 
 
+_RECOMMENDED = {"PrologFlags": "Alloc,DeferBatch", "BatchStartTimeout": "300"}
+"""Of docs/how-to/slurm.md, for sites with our hooks."""
+
+
 class Node(Machine):
     """A machine that can lose its power, which its bed then tells Slurm."""
 
@@ -241,7 +245,7 @@ def _hooks(place: Site, hooks: bool | Path) -> dict[str, str | None]:
     if hooks is not True:
         shutil.copytree(hooks, folder)
     there = {setting: str(folder / name) for setting, name in HOOKS.items() if (folder / name).exists()}
-    return {"PrologFlags": "Alloc", **there}
+    return {**_RECOMMENDED, **there}
 
 
 def _plugin(place: Site) -> str:
