@@ -10,9 +10,9 @@ from stager.cli.slurm_job import JobNode
 from stager.cli.slurm_release import Release
 from stager.errors import InUse, StageImageError
 from stager.progress import write_line
-from stager.schedulers import hook, told
+from stager.schedulers import hook
 from stager.schedulers.hook import HookEnvironment
-from stager.schedulers.registry import JobRecord
+from stager.schedulers.registry import JobRecord, run_folder
 from stager.store import files
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (StageImageError, OSError) as error:
         stayed = [str(error)]
         if job is not None:
-            files.discard(told.path(job.scope))
+            files.discard_tree(run_folder(job.scope))
     for problem in stayed:
         write_line(f"error: {problem} (on {os.uname().nodename})")
     return InUse.exit_code if stayed and node is not None and node.config.slurm_strict else 0

@@ -111,7 +111,9 @@ class Release:
 
     def _directories(self) -> None:
         for directory in reversed(self._record.directories):
+            # Device numbers are those of one boot: of tmpfs, btrfs, device mapper and NFS they may be others after it.
+            dev = directory.dev if self._record.of_this_boot else 0
             try:
-                private.remove(directory.path, directory.dev, directory.ino)
+                private.remove(directory.path, dev, directory.ino)
             except (StageImageError, OSError) as error:
                 self.problems.append(str(error))

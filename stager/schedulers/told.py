@@ -110,8 +110,8 @@ def read(scope: str) -> Told | None:
             text, written = file.read(MAX), os.fstat(fd).st_mtime_ns
     except OSError:
         return None
-    *lines, last, end = ["", *text.split("\n")] if text.count("\n") == 1 else text.split("\n")
-    if end or last.partition(" ")[0] not in ("ready", "failed", "staging"):
+    *lines, last = text.removesuffix("\n").split("\n")
+    if not text.endswith("\n") or last.partition(" ")[0] not in ("ready", "failed", "staging"):
         return None
     return Told([line for line in lines if line], last, written)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stager.reference import Digest
 from stager.sources.answers import Asked, Outcome, judge
 from stager.sources.failures import refusal
-from stager.sources.http import _Exchange as Exchange
+from stager.sources.http import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

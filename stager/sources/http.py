@@ -59,7 +59,7 @@ class HttpSource:
 
     def _ask(self, asked: Asked) -> HttpStream | Outcome:
         with ExitStack() as stack:
-            exchange = _Exchange(self._url, self._settings, stack)
+            exchange = Exchange(self._url, self._settings, stack)
             response = exchange.get(asked.headers())
             if response.status_code >= 300 and response.status_code not in (304, 416):
                 raise refusal(exchange.url, response.status_code, response.headers, time.time())
@@ -81,7 +81,7 @@ class _Session(requests.Session):
         return
 
 
-class _Exchange:
+class Exchange:
     """A question and the redirects on the way to its answer."""
 
     def __init__(self, url: str, settings: HttpSettings, stack: ExitStack) -> None:
