@@ -167,6 +167,13 @@ def test_traps_of_private_directories() -> None:
     assert ("danger", "job_container/tmpfs") in alarms(here=shared, JobContainerType="job_container/tmpfs")
 
 
+@pytest.mark.parametrize(("budget", "danger"), [(15.0, False), (15.5, True)])
+def test_times_are_judged_to_the_second(budget: float, *, danger: bool) -> None:
+    settings = replace(SETTINGS, slurm_budget=budget)
+    assert bool(alarms(settings, BatchStartTimeout="10 sec")) is danger
+    assert bool(alarms(settings, PrologTimeout="20")) is danger
+
+
 def test_the_remedy_for_a_short_time_names_a_budget_that_fits() -> None:
     found = next(each for each in findings(PrologEpilogTimeout="12") if each.what == "PrologEpilogTimeout")
     assert 'slurm.budget = "7s"' in found.remedy
@@ -184,7 +191,8 @@ def _etc(tmp_path: Path) -> Path:
     (tmp_path / "plugstack.conf").write_text(f"include {tmp_path}/plugstack.conf.d/*.conf\ninclude more.conf\n")
     (tmp_path / "plugstack.conf.d/b.conf").write_text("optional stage_image.so\n")
     (tmp_path / "plugstack.conf.d/a.conf").write_text(f"include {tmp_path}/plugstack.conf\n")  # for ever
-    (tmp_path / "more.conf").write_text("required other.so\n")
+    (tmp_path / "more.conf").write_text("include deep.conf\n")
+    (tmp_path / "deep.conf").write_text("required other.so\n")
     return tmp_path
 
 

@@ -90,11 +90,15 @@ def test_a_node_that_slurm_does_not_know(slurm: FakeScontrol, capfd: pytest.Capt
 
 @pytest.mark.needs("root")
 def test_who_asks_does_not_matter(
-    slurm: FakeScontrol, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    slurm: FakeScontrol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STAGE_IMAGE_SLURM_STRICT", "true")
     monkeypatch.setenv("STAGE_IMAGE_SLURM_BUDGET", "1h")
-    assert doctor("--json") == 0, "the Prolog has none of the caller's variables"
+    own = tmp_path / "home" / ".config" / "stage-image" / "config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("[slurm]\nstrict = true\n")
+    own.chmod(0o644)
+    assert doctor("--json") == 0, "the Prolog has none of the caller's variables, and no home"
     assert "slurm.strict" not in rows(capfd)
 
 

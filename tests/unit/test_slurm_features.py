@@ -67,6 +67,12 @@ def test_what_is_available_only_is_activated() -> None:
     assert (change.added, change.removed, change.first) == ((IMG_A,), (), None)
 
 
+def test_what_is_active_is_made_available() -> None:
+    change = features.change([A], ["ib"], ["gpu"], "img_")
+    assert change is not None
+    assert (change.available, change.active) == (("ib", "gpu", IMG_A), ("gpu", IMG_A))
+
+
 @pytest.mark.parametrize("prefix", ["", "a,b", "a b", "img-", "1", "a|", "x" * 33, "ü", "img_\n"])
 def test_a_prefix_that_slurm_would_not_take_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigError, match=r"slurm\.features_prefix"):
