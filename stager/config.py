@@ -2,8 +2,8 @@
 
 The fields of `Config` are the one table of all settings, with kind, default and meaning: the files, the variables,
 `stage-image config show` and docs/reference/configuration.md come from it. `cluster_name` is `cluster.name`, or `name`
-below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment; so for `[slurm]`. Not imported on the warm
-path.
+below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment; so for the other TABLES. Not imported on the
+warm path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TABLES = ("cluster", "slurm")
+TABLES = ("cluster", "slurm", "gridengine")
 """The sections of a file whose keys are settings of their own."""
 
 
@@ -162,6 +162,14 @@ class Config:
     )
     slurm_features_prefix: str = _setting(
         "img_", kinds.NAME, "How node features begin that say which images a node holds."
+    )
+    gridengine_allow: tuple[str, ...] = _setting(
+        (), kinds.PREFIXES, "What Grid Engine's prolog may stage for users, as root: prefixes of URLs and paths."
+    )
+    gridengine_budget: float = _setting(60.0, kinds.TIME, "How long that prolog waits for images.")
+    gridengine_strict: bool = _setting(default=False, kind=kinds.BOOLEAN, doc="Whether jobs fail when images do.")
+    gridengine_push: bool = _setting(
+        default=False, kind=kinds.BOOLEAN, doc="Whether root's stagings tell Grid Engine's qmaster what the node holds."
     )
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 

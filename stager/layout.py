@@ -14,6 +14,7 @@
 ├── jobs/<scope>.json          what a site's hooks made for a job, root's alone
 ├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper
 ├── failures/<key>             a recent failure, with when to try again
+├── report                     what a load sensor says of the images, a line for each; only where there is one
 └── mounts/<hex>.<kind>/       root (the mountpoint), ready (how it is mounted)
 """
 
@@ -57,6 +58,11 @@ class Layout:
     def jobs(self) -> str:
         """What a site's hooks made for jobs; only where they do."""
         return f"{self.root}/jobs"
+
+    @property
+    def report(self) -> str:
+        """What a load sensor says of the images; only where there is one."""
+        return f"{self.root}/report"
 
     def image_dir(self, digest: Digest) -> str:
         return f"{self.images}/{digest.hex[:2]}/{digest.hex}"
