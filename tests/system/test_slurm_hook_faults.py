@@ -13,8 +13,9 @@ import pytest
 
 from stager import errors
 from stager.schedulers import told
+from tests.support.fake_node import POINTS
 from tests.support.origin import Fault, Origin, Stall
-from tests.support.slurm_hooks import ALICE, Node, node
+from tests.support.slurm_hooks import ALICE, MALLORY, Node, node
 from tests.support.tasks import image, until
 
 if TYPE_CHECKING:
@@ -487,3 +488,65 @@ def test_what_cannot_be_taken_back_is_reported_and_tried_again(n1: Node, origin:
     n1.run("/bin/umount", f"{made['path']}/held", env={"PATH": "/bin:/sbin"})
     assert n1.epilog(7).code == 0
     assert n1.left() == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_wherever_the_stager_dies(n1: Node, origin: Origin, url: str, point: str) -> None:
+    assert n1.prolog(7, url, env={"STAGE_IMAGE_TEST_CRASH_AT": point}).code == 0
+    assert n1.state(7) == "staging"
+    task = n1.task(7)
+    assert (task.code, "STAGE_IMAGE_PATH" in task.exports) == (0, False)
+    own = n1.stage_image("path", url, job=7)
+    assert (own.code, sha256(n1.view(own.out.strip()).read_bytes()).hexdigest()) == (0, DIGEST[7:])
+    assert (n1.epilog(7).code, n1.left()) == (0, [])
+    assert n1.prolog(8, url).code == 0
+    assert n1.task(8).exports["STAGE_IMAGE_DIGEST"] == DIGEST
+
+
+def test_a_requeued_job_whose_epilog_never_ran(n1: Node, origin: Origin, stall: Stall, url: str) -> None:
+    n1.configure(**settings(n1, origin, slurm_budget="0.3s"))
+    assert n1.prolog(7, url).code == 0
+    first = n1.stager(7)
+    assert n1.prolog(7, url, env={"SLURM_JOB_RESTART_COUNT": "1"}).code == 0
+    assert not n1.lives(first)
+    stall.go.set()
+    n1.await_state(7, "ready")
+    assert n1.record(7)["restart"] == 1
+    assert (n1.epilog(7).code, n1.left()) == (0, [])
+
+
+def test_an_administrator_ends_a_job_by_hand(n1: Node, url: str) -> None:
+    n1.prolog(7, url)
+    environ = {"PATH": "/usr/bin:/bin", "HOME": "/root"}
+    assert n1.run("/usr/local/sbin/stage-image", "slurm", "epilog", "--job", "7", env=environ).code == 0
+    assert n1.left() == []
+
+
+def test_hooks_that_a_user_runs_take_nothing_from_others(n1: Node, url: str) -> None:
+    n1.prolog(7, url)
+    before = (n1.task(7).exports, n1.mounts(), n1.leases(), n1.record(7))
+    forged = n1.told_by_slurmd(7, 0, "epilog_slurmd") | {"SLURM_JOB_COMMENT": f"stage-image={url}"}
+    for hook in ("prolog", "epilog"):
+        ran = n1.run(str(n1.hooks / hook), user=MALLORY, env=forged)
+        assert (ran.code, "Traceback" in ran.err) == (0, False), ran
+    assert (n1.task(7).exports, n1.mounts(), n1.leases(), n1.record(7)) == before
+
+
+def test_a_task_whose_user_has_spoilt_what_it_is_told(n1: Node, url: str) -> None:
+    n1.prolog(7, url)
+    told_file = "/run/stage-image/jobs/slurm-7/tasks"
+    for text in ("", "ready", "export A=B", "staging", "staging x y z\n", "\0\n"):
+        n1.view(told_file).write_text(text)
+        ran = [n1.task(7), n1.stage_image("slurm", "task-prolog", job=7), n1.stage_image("path", url, job=7)]
+        assert [each.code for each in ran] == [0, 0, 0], text
+        assert "Traceback" not in "".join(each.err for each in ran)
+    assert (n1.epilog(7).code, n1.left()) == (0, [])
+
+
+def test_a_device_number_that_the_boot_has_changed(n1: Node, origin: Origin, url: str) -> None:
+    n1.configure(**settings(n1, origin, slurm_private=[f"/tmp={n1.disk}/private/tmp"]))
+    n1.view(f"{n1.disk}/private").mkdir(mode=0o755)
+    n1.prolog(7, url, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"})
+    (made,) = n1.record(7)["directories"]
+    n1.rewrite_record(7, boot="00000000", directories=[made | {"dev": made["dev"] + 1}])
+    assert (n1.epilog(8).code, n1.left()) == (0, [])

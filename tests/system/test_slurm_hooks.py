@@ -241,6 +241,8 @@ def test_a_users_own_call_takes_what_is_staged(n1: Node, origin: Origin, url: st
     assert [call.code for call in calls] == [0, 0], calls
     assert calls[0].out.strip() == n1.task(7).exports["STAGE_IMAGE_PATH"]
     assert gets(origin) == 1
+    n1.epilog(7)
+    assert n1.left() == []
 
 
 def test_a_tag_that_moves_means_to_a_task_what_it_meant_to_the_prolog(n1: Node, origin: Origin, url: str) -> None:
