@@ -126,10 +126,10 @@ static int open_namespace(uint32_t job)
 	struct stat file;
 	int fd;
 
-	snprintf(path, sizeof(path), JOBS "/slurm-%u/ns", (unsigned)job);
+	snprintf(path, sizeof(path), JOBS "/slurm-%u/ns/mnt", (unsigned)job);
 	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0) {
-		if (errno == ENOENT || errno == ENOTDIR)
+		if (errno == ENOENT)
 			return -1;
 		slurm_error("stage-image: %s: %s", path, strerror(errno));
 		return -2;

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from stager.mountinfo import Mount
 
+PIN = "mnt"
+"""The file that holds a namespace; the SPANK plugin knows it, too."""
+
 CLONE_NEWNS = 0x0002_0000
 """linux/sched.h"""
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 32, 4096, 16384, 1 << 18, 1 << 19
@@ -42,11 +45,12 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class Namespace:
-    """Mount namespaces by the path that they are pinned to, an nsfs file on a tmpfs such as /run.
+    """Mount namespaces by the path that they are pinned to, on a tmpfs such as /run.
 
-    The path's directory becomes a mount of its own that is shared with nobody: on one that is, the kernel refuses a
-    pin (a namespace would otherwise hold itself by its copy of it). All paths are absolute, and no symbolic link in
-    them is followed. Root of the node only.
+    The path is a directory of root's, and a mount of its own that is shared with nobody: on one that is, the kernel
+    refuses a pin (a namespace would otherwise hold itself by its copy of it). The nsfs file in it, PIN, can be opened
+    by nobody else: a descriptor of it would keep the namespace, and all that is mounted there, after its job. All
+    paths are absolute, and no symbolic link in them is followed. Root of the node only.
     """
 
     def pin(self, path: str, binds: Sequence[tuple[str, str]]) -> None:
@@ -59,11 +63,13 @@ class Namespace:
         _need_privileges()
         self.unpin(path)
         try:
-            with opened(os.path.dirname(path)) as folder:
-                _own(os.path.dirname(path), folder)
-            with opened(os.path.dirname(path)) as folder:
-                os.close(os.open(os.path.basename(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444, dir_fd=folder))
-            _pin(path, binds)
+            with opened(os.path.dirname(path)) as folder, suppress(FileExistsError):
+                os.mkdir(os.path.basename(path), 0o700, dir_fd=folder)
+            with opened(path) as folder:
+                _own(path, folder)
+            with opened(path) as folder:
+                os.close(os.open(PIN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400, dir_fd=folder))
+            _pin(f"{path}/{PIN}", binds)
         except OSError as error:
             self.unpin(path)
             raise MountFailed(f"no mount namespace can be pinned to {path}: {text(error)}") from error
@@ -74,12 +80,13 @@ class Namespace:
     def unpin(self, path: str) -> None:
         """Let the namespace go: it ends with its last process. Idempotent. Raises MountFailed."""
         try:
-            _detach(path)
+            _detach(f"{path}/{PIN}")
             with suppress(FileNotFoundError):
-                os.unlink(path)
-            folder = os.path.dirname(path)
-            while _is_own(mountinfo.read(), folder):
-                linux.umount(folder, linux.MNT_DETACH)
+                os.unlink(f"{path}/{PIN}")
+            while _is_own(mountinfo.read(), path):
+                linux.umount(path, linux.MNT_DETACH)
+            with suppress(FileNotFoundError):
+                os.rmdir(path)
         except OSError as error:
             raise MountFailed(f"the mount namespace at {path} cannot be let go: {text(error)}") from error
 
@@ -213,7 +220,7 @@ def _detach(path: str) -> None:
 def _enter(path: str) -> None:
     """Move this process, which is a child of ours, into the pinned namespace. Raises MountFailed."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(f"{path}/{PIN}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         if _libc.setns(fd, CLONE_NEWNS):
             raise _error(path)
         os.chdir("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from stager import mountinfo
 from stager.errors import CommandNotFound, CommandNotRunnable, MountFailed, MountUnavailable
 from stager.mounts import linux, namespace
 from stager.mounts.namespace import Namespace
-from tests.support.mounting import apart, mount_new
+from tests.support.mounting import apart, forked, mount_new
 from tests.support.tasks import until
 
 if TYPE_CHECKING:
@@ -102,12 +103,37 @@ def test_the_job_sees_its_own_and_the_host_its_own(
         inside(pin, "touch", f"{target}/new")
         assert sorted(os.listdir(tmp_path / "base" / "mine")) == ["jobs", "new"]
         added = [mount for mount in mountinfo.read() if f"{mount!r} {mount.options}" not in before]
-        assert [(mount.fstype, mount.mountpoint) for mount in added] == [("tmpfs", os.path.dirname(pin)), ("nsfs", pin)]
+        assert [(mount.fstype, mount.mountpoint) for mount in added] == [("tmpfs", pin), ("nsfs", f"{pin}/mnt")]
         Namespace().unpin(pin)
         assert table() == before
         assert os.listdir(os.path.dirname(pin)) == []
 
     host(job)
+
+
+def test_nobody_else_can_hold_it(host: Host, pin: str, tmp_path: Path) -> None:
+    """A descriptor would keep the namespace, and with it the images that are mounted there, after the job."""
+
+    def job() -> None:
+        Namespace().pin(pin, [])
+        here = Path(f"{tmp_path}/run/jobs/1")
+        assert forked(lambda: opening(here, f"ns/{namespace.PIN}")) == errno.EACCES
+        Namespace().unpin(pin)
+
+    host(job)
+
+
+def opening(folder: Path, name: str) -> int:
+    """Return as which error an ordinary user's attempt to open a file ends."""
+    os.chdir(folder)
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    try:
+        os.close(os.open(name, os.O_RDONLY))
+    except OSError as error:
+        return error.errno or -1
+    return 0
 
 
 def test_neither_setuid_programs_nor_devices(host: Host, tmp_path: Path, pin: str) -> None:
@@ -207,7 +233,7 @@ def test_steps_of_a_job_share_it_and_jobs_do_not(host: Host, tmp_path: Path, bin
         for path in (first, second):
             assert not [mount for mount in mounts_inside(path) if mount.fstype == "nsfs"], "none holds another"
         Namespace().unpin(second)
-        assert not [mount for mount in mounts_inside(first) if mount.mountpoint == os.path.dirname(second)]
+        assert not [mount for mount in mounts_inside(first) if mount.mountpoint.startswith(second)]
         Namespace().unpin(first)
 
     host(job)

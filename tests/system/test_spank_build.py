@@ -33,7 +33,7 @@ SEEN, ODD = "/var/spool/spank-told", "/var/spool/odd"
 PROLOG = f"""#!/bin/sh
 run=/run/stage-image/jobs/slurm-$SLURM_JOB_ID
 env | grep ^SPANK_ >>{SEEN}
-[ ! -e {ODD} ] || {{ mkdir -p $run && cp -a {ODD} $run/ns; exit 0; }}
+[ ! -e {ODD} ] || {{ mkdir -p $run/ns && cp -a {ODD} $run/ns/mnt; exit 0; }}
 [ "$SPANK_STAGE_IMAGE_PRIVATE_TMP" ] || exit 0
 mkdir -p $run
 exec PYTHON -I -c '
