@@ -100,6 +100,11 @@ def directories(places: tuple[Place, ...], job: str, restart: int) -> tuple[Dire
     return tuple(Directory(place.mount, f"{place.base}.{job}.{restart}/{_name(place)}") for place in places)
 
 
+def obstacles(places: tuple[Place, ...]) -> tuple[str, ...]:
+    """Return what, on this node, would keep jobs from having these places; nothing is made."""
+    return tuple(why for place in places for why in (_obstacle(place.mount), _obstacle_above(place.base)) if why)
+
+
 def make(directory: Directory, uid: int, gid: int) -> Made:
     """Make the directory, mode 0700, for the job's user; one that is there must be the same user's.
 
@@ -158,6 +163,24 @@ def _place(setting: str) -> Place:
     if place.mount not in HARMLESS and any(system):
         raise ConfigError(f"{place.mount} cannot be private to jobs: the system needs it as it is")
     return place
+
+
+def _obstacle(mount: str) -> str:
+    try:
+        with opened(mount):
+            return ""
+    except OSError as error:
+        return f"nothing can be mounted on {mount}: {text(error)}"
+
+
+def _obstacle_above(base: str) -> str:
+    try:
+        with opened(os.path.dirname(base), _check_closed):
+            return ""
+    except StoreUnusable as error:
+        return error.message
+    except OSError as error:
+        return f"no directory can be made next to {base}: {text(error)}"
 
 
 def _check_order(place: Place, earlier: tuple[Place, ...], places: tuple[Place, ...]) -> None:

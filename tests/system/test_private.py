@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stager.errors import InUse, StageImageError, StoreUnusable
 from stager.schedulers import private
-from stager.schedulers.private import Directory, Made
+from stager.schedulers.private import Directory, Made, Place
 from tests.support.fake_clock import FakeClock
 from tests.support.mounting import apart, bind, mount_new
 
@@ -238,6 +238,26 @@ def test_a_base_on_a_disk_that_is_not_there(directory: Directory) -> None:
     with pytest.raises(StoreUnusable, match="No such file"):
         private.make(directory, USER, USER)
     private.remove(directory.path, 1, 1)
+
+
+def test_what_stands_in_the_way_is_told_before_a_job_comes(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (place,) = places = (Place(f"{tmp_path}/tmp", str(base)),)
+    assert private.obstacles(places) == (
+        f"no directory can be made next to {base}: {base.parent}: No such file or directory",
+    )
+    base.parent.mkdir()
+    assert private.obstacles(places) == ()
+    private.make(private.directories(places, "7", 0)[0], USER, USER)
+    base.parent.chmod(0o777)
+    (told,) = private.obstacles(places)
+    assert "can be changed by others than root" in told
+    base.parent.chmod(0o1777)
+    Path(place.mount).rmdir()
+    Path(place.mount).symlink_to(base.parent)
+    (told,) = private.obstacles(places)
+    assert told.startswith(f"nothing can be mounted on {place.mount}: ")
+    assert "symbolic links are not followed" in told
 
 
 @given(trees)
