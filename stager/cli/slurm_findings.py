@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stager import config as site
@@ -10,6 +11,7 @@ from stager.cli.node import Node
 from stager.cli.slurm_publishing import held_here
 from stager.errors import StageImageError
 from stager.schedulers import features, hook, scontrol, slurm_config, slurm_node, slurm_rules
+from stager.schedulers.scontrol import SlurmNode
 from stager.schedulers.slurm_rules import Finding, Here
 from stager.variables import SITE_VARIABLE
 
@@ -23,7 +25,17 @@ def findings() -> list[Finding]:
     """Return everything that there is to say. Raises ClusterUnavailable where Slurm cannot be asked."""
     config = slurm_config.read(scontrol.show_config())
     settings = _settings()
-    return [*slurm_rules.findings(config, settings, _here(config)), _features(settings)]
+    known = _known()
+    here = _here(config, is_node=isinstance(known, SlurmNode))
+    return [*slurm_rules.findings(config, settings, here), _features(settings, known)]
+
+
+def _known() -> SlurmNode | StageImageError:
+    """Return what Slurm knows of this host, or why it knows nothing."""
+    try:
+        return scontrol.show_node(scontrol.names_here()[0])
+    except StageImageError as error:
+        return error
 
 
 def _settings() -> Config:
@@ -32,12 +44,19 @@ def _settings() -> Config:
     return site.load(named, user_file="")
 
 
-def _here(config: Mapping[str, str]) -> Here:
+def _here(config: Mapping[str, str], *, is_node: bool) -> Here:
+    """Return what this host has of Slurm's files; on one that is no node, that a hook is not there means nothing."""
     folder = slurm_node.folder(config)
     plugins = tuple(slurm_node.plugins(slurm_node.plugstack(config)))
     places = config.get("PluginDir", "").split(":")
     return Here(
-        hooks={name: slurm_node.hook_files(config, name) for name in slurm_rules.HOOKS},
+        hooks={
+            name: tuple(
+                replace(file, ours=None, problem="") if file.problem == slurm_node.ABSENT and not is_node else file
+                for file in slurm_node.hook_files(config, name)
+            )
+            for name in slurm_rules.HOOKS
+        },
         plugins=plugins,
         missing_plugins=frozenset(plugin.path for plugin in plugins if not slurm_node.is_there(plugin.path, places)),
         container=slurm_config.container_settings(slurm_node.text(f"{folder}/job_container.conf") or ""),
@@ -45,10 +64,11 @@ def _here(config: Mapping[str, str]) -> Here:
     )
 
 
-def _features(settings: Config) -> Finding:
+def _features(settings: Config, known: SlurmNode | StageImageError) -> Finding:
     try:
+        if isinstance(known, StageImageError):
+            raise known
         held = held_here(Node({"store": settings.store} if settings.store else {}))
-        known = scontrol.show_node(scontrol.names_here()[0])
         change = features.change(held, known.available, known.active, settings.slurm_features_prefix)
     except StageImageError as error:
         return Finding("advice", "features", f"cannot be compared: {error.message}", error.hint)

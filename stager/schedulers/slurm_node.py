@@ -25,6 +25,9 @@ DEEPEST = 8
 CACHED = "/run/slurm/conf"
 """Where slurmd keeps the files of a cluster without files of its own on nodes (configless_slurm.html)."""
 
+ABSENT = "is not there"
+"""The problem of a hook that slurm.conf names and this host does not have."""
+
 _NAME = b"stage-image"
 _DIRECTORY = re.compile(rb"/[\w./+-]+\.d\b")
 
@@ -68,11 +71,8 @@ def hook_files(config: Mapping[str, str], name: str) -> tuple[HookFile, ...]:
     found = []
     for pattern in slurm_config.paths(config, name):
         path = os.path.join(folder(config), pattern)
-        found += [_hook(each) for each in sorted(glob.glob(path))] or [HookFile(path, ours=False, problem=_ABSENT)]
+        found += [_hook(each) for each in sorted(glob.glob(path))] or [HookFile(path, ours=False, problem=ABSENT)]
     return tuple(found)
-
-
-_ABSENT = "is not there"
 
 
 def _hook(path: str) -> HookFile:

@@ -71,9 +71,10 @@ class Here:
     container: Mapping[str, str] | None = None
     off: bool = False
 
-    def calls(self, hook: str) -> bool:
-        """Whether a hook calls stage-image."""
-        return any(file.ours for file in self.hooks.get(hook, ()))
+    def calls(self, hook: str) -> bool | None:
+        """Whether a hook calls stage-image, None if that cannot be seen."""
+        found = {file.ours for file in self.hooks.get(hook, ())}
+        return True if True in found else None if None in found else False
 
 
 def findings(config: Mapping[str, str], settings: Config, here: Here) -> tuple[Finding, ...]:
@@ -106,22 +107,24 @@ def _hooks(config: Mapping[str, str], here: Here) -> Iterator[Finding]:
     for name in HOOKS:
         yield from (_file(name, file) for file in here.hooks.get(name, ()) if file.problem)
     prolog, epilog, task = (here.calls(name) for name in HOOKS)
-    unseen = [file.path for files in here.hooks.values() for file in files if file.ours is None]
-    if not prolog:
+    for name in HOOKS:
+        if here.calls(name) is None:
+            paths = ", ".join(file.path for file in here.hooks[name])
+            yield Finding("advice", name, f"cannot be seen from here: {paths}", "run this as root, on a compute node")
+    if prolog is False:
         why = "does not call stage-image: images are staged when the first task asks for them"
-        if unseen:
-            why = f"cannot be read: {', '.join(unseen)}"
-        yield Finding("advice", "Prolog", why, "run this as root" if unseen else "docs/how-to/slurm.md, grade 2")
+        yield Finding("advice", "Prolog", why, "docs/how-to/slurm.md, grade 2")
+    if not prolog:
         return
     yield Finding("ok", "Prolog", "stages what jobs ask for")
     if epilog:
         yield Finding("ok", "Epilog", "releases what the job used")
-    else:
+    elif epilog is False:
         why = "does not call stage-image: leases, mounts and private directories of jobs stay for ever"
         yield Finding("danger", "Epilog", why, "Epilog=…/stage-image/slurm/epilog in slurm.conf")
     if task:
         yield Finding("ok", "TaskProlog", "tells tasks where their images are")
-    else:
+    elif task is False:
         why = "does not call stage-image: tasks have no STAGE_IMAGE_PATH and do not wait for a download that goes on"
         yield Finding("advice", "TaskProlog", why, "TaskProlog=…/stage-image/slurm/task-prolog in slurm.conf")
     yield from _runners(config)

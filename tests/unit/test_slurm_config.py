@@ -151,6 +151,12 @@ def test_each_trap_is_told(
     assert alarm in alarms(replace(SETTINGS, **settings), replace(HERE, **here), **changes)
 
 
+def test_what_cannot_be_seen_is_no_danger() -> None:
+    for name in slurm_rules.HOOKS:
+        here = replace(HERE, hooks=HOOKS | {name: (HookFile("/closed", ours=None),)})
+        assert alarms(here=here) == [("advice", name)]
+
+
 def test_whoever_warns_knows_a_remedy() -> None:
     for changes, settings, here, _ in TRAPS:
         found = findings(replace(SETTINGS, **settings), replace(HERE, **here), **changes)

@@ -102,6 +102,17 @@ def test_who_asks_does_not_matter(
     assert "slurm.strict" not in rows(capfd)
 
 
+def test_a_host_that_is_no_node_need_not_have_the_hooks(
+    slurm: FakeScontrol, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slurm.say("show config", configured(tmp_path, Prolog="/nowhere/prolog"))
+    assert doctor("--json") == 64
+    capfd.readouterr()
+    slurm.say("show node", "", code=1)
+    assert doctor("--json") == 0
+    assert rows(capfd)["Prolog"] == ("advice", "cannot be seen from here: /nowhere/prolog")
+
+
 def test_plugins_are_found(slurm: FakeScontrol, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plugstack.conf").write_text(f"required {tmp_path}/stage_image.so\n")
     assert doctor("--json") == 64
