@@ -408,7 +408,7 @@ def test_a_jobs_namespace_shows_what_the_node_does_not(n1: Node, origin: Origin,
     assert n1.prolog(7, url, origin.url("/other.sqsh"), env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"}).code == 0
     exports = n1.task(7).exports
     assert [exports["STAGE_IMAGE_ROOT"], exports["STAGE_IMAGE_ROOT_2"]] == ["/mnt/images/1", "/mnt/images/2"]
-    inside = ["/usr/bin/nsenter", "--mount=/run/stage-image/jobs/slurm-7/ns", "--"]
+    inside = ["/usr/bin/nsenter", "--mount=/run/stage-image/jobs/slurm-7/ns/mnt", "--"]
     shown = n1.run(*inside, "/bin/sh", "-c", "touch /tmp/mine; cat /proc/self/mountinfo", env={"PATH": "/bin"}).out
     points = [line.split(" ")[4] for line in shown.splitlines()]
     assert {"/tmp", "/var/tmp", "/mnt/images", "/mnt/images/1", "/mnt/images/2"} <= set(points)
