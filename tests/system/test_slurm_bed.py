@@ -80,11 +80,26 @@ def test_the_program_is_there_for_everybody(bed: Bed) -> None:
 
 
 def test_a_machine_writes_to_copies_only(bed: Bed) -> None:
-    for place in ("/etc", "/usr/local", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/spool", "/dev/shm", "/home"):
+    for place in (
+        "/etc",
+        "/usr/local",
+        "/opt",
+        "/var/lib",
+        "/run",
+        "/tmp",
+        "/var/tmp",
+        "/var/cache",
+        "/var/spool",
+        "/dev/shm",
+        "/home",
+    ):
         bed.nodes[0].run("touch", f"{place}/of-a-node")
         assert not Path(place, "of-a-node").exists()
         assert not bed.nodes[1].view(f"{place}/of-a-node").exists()
         bed.nodes[0].run("rm", f"{place}/of-a-node")
+    for place in ("/", "/usr", "/var"):
+        ran = bed.root.run("test", "-w", place, node=bed.nodes[0])
+        assert ran.code == 1, place
 
 
 def test_a_killed_node_comes_back_with_its_disk(bed: Bed) -> None:

@@ -31,9 +31,9 @@ bed.leftovers()          what is left on the nodes of jobs that have ended: proc
                          jobs, records; waits until nothing is, for a few seconds
 
 A node sees the machine it runs on, but has its own network, host name, processes, boot id, /run, /tmp, /dev/shm, /home,
-/var/spool, /var/tmp, /var/cache, and /etc and /usr/local of which only a copy changes. What is on its disk (store,
-/var/spool, /var/tmp) outlives kill(). The checkout and this interpreter are there for every user; `stage-image` is in
-/usr/local/bin, with its Python in /usr/local/lib/stage-image.
+/var/spool, /var/tmp and /var/cache. Of /etc, /usr/local, /opt and /var/lib it changes a copy that ends with its power;
+all else is for reading only. What is on its disk (store, /var/spool, /var/tmp) outlives kill(). `stage-image` is in
+/usr/local/bin and runs this checkout, with its Python in /usr/local/lib/stage-image, for every user.
 """
 
 from __future__ import annotations

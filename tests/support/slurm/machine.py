@@ -27,7 +27,8 @@ _STASHES = ("/srv", "/mnt", "/media")
 _PRIVATE = ("/tmp", "/var/tmp", "/var/cache", "/var/spool", "/home", "/run", "/dev/shm")
 """What a machine has for itself: an interpreter, a checkout or the tests' own directories may lie below them."""
 
-# /etc is never written to, but for a copy: the layer above it is the machine's own, and gone with it.
+# Nothing of the machine that all this runs on is written to, as whoever is root here might: of some directories there
+# is a copy, whose changes are a layer of the host's own, and gone with it; the rest is for reading only.
 _DIRECTORIES = """\
 mount -t tmpfs -o mode=1777 own /tmp
 for place in run home var/cache; do mount -t tmpfs -o mode=755 own "/$place"; done
@@ -37,7 +38,7 @@ mount --bind "$disk/tmp" /var/tmp
 mkdir /var/cache/stage-image
 mount --bind "$disk/store" /var/cache/stage-image
 for user in $users; do mkdir "/home/$user" && mount --bind "$site/home/$user" "/home/$user"; done
-for place in etc usr/local; do
+for place in etc usr/local opt var/lib; do
     mkdir -p "$stash/$place/above" "$stash/$place/work"
     mount -t overlay -o "lowerdir=/$place,upperdir=$stash/$place/above,workdir=$stash/$place/work" overlay "/$place"
 done
@@ -51,6 +52,7 @@ mount --bind "$boot/boot_id" /proc/sys/kernel/random/boot_id
 if [ -e /dev/fuse ]; then mknod -m 666 "$stash/fuse" c 10 229 && mount --bind "$stash/fuse" /dev/fuse; fi
 """
 _MUNGE = """\
+mount -o remount,bind,ro /
 mkdir /run/munge
 cp "$site/munge.key" /run/munge/munge.key
 chown -R "$munge:$munge" /run/munge
@@ -171,12 +173,12 @@ def _linked(site: Site, kept: list[Path], stash: str) -> Iterator[str]:
 
 
 def _opened(kept: list[Path], stash: str) -> Iterator[str]:
-    """Yield what brings them back to their places, there for every user: homes may be closed."""
+    """Yield what brings them back to their places, there for every user, and the first to be written to."""
     closed = {place for path in kept if (place := _closed(path))}
     for place in closed:
         yield f"mount -t tmpfs -o mode=755 own {shlex.quote(place)}"
     for number, path in enumerate(kept):
-        if any(path.is_relative_to(place) for place in (*_PRIVATE, *closed)):
+        if number == 0 or any(path.is_relative_to(place) for place in (*_PRIVATE, *closed)):
             yield f"mkdir -p {shlex.quote(str(path))} && mount --rbind {stash}/{number} {shlex.quote(str(path))}"
 
 
