@@ -209,8 +209,10 @@ def _outer(path: str, *, make: bool) -> Iterator[int]:
     with opened(os.path.dirname(outer), _check_closed) as base:
         name = os.path.basename(outer)
         if make:
+            # Closed: the user gets in by the bind alone. By the path, he could put a FUSE mount there, on the node
+            # itself, where it would outlive his job and stand in the way of the Epilog.
             with suppress(FileExistsError):
-                os.mkdir(name, 0o711, dir_fd=base)
+                os.mkdir(name, 0o700, dir_fd=base)
         with opened(outer, _check_closed) as fd:
             # In a sticky directory, others may have been quicker: what is not root's alone is no place for root.
             if os.fstat(fd).st_mode & 0o022:

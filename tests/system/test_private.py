@@ -144,7 +144,7 @@ def test_it_is_the_users_alone(directory: Directory) -> None:
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (USER, USER, 0o700)
     assert made == Made(directory.path, found.st_dev, found.st_ino)
     outer = Path(directory.path).parent.stat()
-    assert (outer.st_uid, stat.S_IMODE(outer.st_mode)) == (0, 0o711)
+    assert (outer.st_uid, stat.S_IMODE(outer.st_mode)) == (0, 0o700)
 
 
 def test_the_same_users_is_taken_as_it_is_but_closed_again(directory: Directory) -> None:
