@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stager.errors import InUse, StageImageError, StoreUnusable
+from stager.mounts.namespace import Namespace
 from stager.schedulers import private
 from stager.schedulers.private import Directory, Made, Place
 from tests.support.fake_clock import FakeClock
@@ -392,6 +393,26 @@ def test_mounts_are_not_crossed(
         apart(under_a_mount)
     assert Path(made.path).exists()
     removed(made)
+
+
+def test_mounts_of_the_jobs_own_do_not_hold_it(directory: Directory, tmp_path: Path) -> None:
+    """A user's FUSE mount in his namespace, whose server escaped Slurm: the node does not see it."""
+    pin = str(tmp_path / "ns")
+    script = f"cd {tmp_path}; mkdir tmp/m && mount -t tmpfs own tmp/m && touch tmp/m/f && echo there && read on; ls tmp"
+    (tmp_path / "tmp").mkdir()
+
+    def job() -> bytes:
+        made = private.make(directory, USER, USER)
+        Namespace().pin(pin, [(directory.path, f"{tmp_path}/tmp")])
+        words = ("nsenter", f"--mount={pin}/mnt", "sh", "-c", script)
+        left = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"there\n"
+        Namespace().unpin(pin)
+        removed(made)
+        return left.communicate(b"go on\n")[0]
+
+    assert apart(job) == b""
 
 
 def test_something_else_by_now(directory: Directory) -> None:
