@@ -84,7 +84,7 @@ def findings(config: Mapping[str, str], settings: Config, here: Here) -> tuple[F
         found += [*_flags(config), *_times(config, settings), *_strictness(config, settings), *_allowed(settings)]
         found += _store(settings)
     found += [*_tracking(config), *_order(settings), *_private(config, settings, here)]
-    return (*found, *_plugin(here), *_features(config))
+    return (*found, *_plugin(settings, here), *_features(config))
 
 
 def _version(config: Mapping[str, str]) -> Iterator[Finding]:
@@ -275,8 +275,11 @@ def _is_below(path: str, place: str) -> bool:
     return path == place or path.startswith(f"{place.rstrip('/')}/")
 
 
-def _plugin(here: Here) -> Iterator[Finding]:
+def _plugin(settings: Config, here: Here) -> Iterator[Finding]:
     ours = [plugin for plugin in here.plugins if plugin.name == PLUGIN]
+    if not ours and (settings.slurm_private or settings.slurm_images_at):
+        why = "is not in plugstack.conf: no task enters what slurm.private and slurm.images_at make for its job"
+        yield Finding("advice", "SPANK plugin", why, "docs/how-to/slurm.md, grade 3")
     for plugin in ours:
         if plugin.required:
             why = f"{plugin.path} is `required`: if it is missing or of another release, slurmd and srun do not start"

@@ -119,6 +119,8 @@ TRAPS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any], tuple[str, str
     ({}, {"slurm_allow": ("https://*.example.org/",)}, {}, ("danger", "slurm.allow")),
     ({}, {"slurm_private": ("/var=/var/x", "/tmp")}, {}, ("danger", "slurm.private")),
     ({}, {"slurm_private": ("tmp",)}, {}, ("danger", "slurm.private")),
+    ({}, {"slurm_private": ("/tmp",)}, {}, ("advice", "SPANK plugin")),
+    ({}, {"slurm_images_at": "/images"}, {}, ("advice", "SPANK plugin")),
     ({}, {"slurm_allow": ("http://images.example.org/",)}, {}, ("advice", "slurm.allow")),
     ({}, {"store": ""}, {}, ("advice", "store")),
     ({}, {"store": "/tmp/s", "slurm_private": ("/tmp=/x",)}, {}, ("danger", "store")),
