@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.capabilities import program
 from tests.support.origin import Fault, Origin, Stall
 from tests.support.slurm_hooks import ALICE, MALLORY, Node, node
 from tests.support.tasks import image, until
