@@ -138,6 +138,8 @@ def test_leftovers_are_seen(bed: Bed) -> None:
     node.run("mkdir", "-p", "/run/stage-image/jobs/slurm-1", f"{STORE}/jobs", f"{STORE}/leases/aa", f"{STORE}/m")
     node.run("touch", f"{STORE}/jobs/slurm-1.json", f"{STORE}/leases/aa/slurm-1@0.0.12345678")
     node.run("mount", "-t", "tmpfs", "tmpfs", f"{STORE}/m")
+    node.run("mkdir", "/var/tmp/private.1.0")
+    bed.site.bases.add("/var/tmp/private")
     assert bed.leftovers(grace=0) == [
         f"n2: process {process.pid}: sleep 1000",
         f"n2: mount on {STORE}/m",
@@ -145,11 +147,14 @@ def test_leftovers_are_seen(bed: Bed) -> None:
         "n2: lease leases/aa/slurm-1@0.0.12345678",
         "n2: record slurm-1.json",
         "n2: /run/stage-image/jobs/slurm-1",
+        "n2: /var/tmp/private.1.0",
     ]
     process.kill()
     node.run("umount", f"{STORE}/m")
     node.run("losetup", "--detach", device)
-    node.run("rm", "-r", "/run/stage-image", f"{STORE}/jobs", f"{STORE}/leases", f"{STORE}/file")
+    node.run(
+        "rm", "-r", "/run/stage-image", f"{STORE}/jobs", f"{STORE}/leases", f"{STORE}/file", "/var/tmp/private.1.0"
+    )
     assert bed.leftovers() == []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.slurm import Bed, Node, slurm
 from tests.support.slurm.pictures import READ, picture
+from tests.support.slurm.site import STORE
 from tests.support.tasks import until
 
 if TYPE_CHECKING:
@@ -208,4 +209,50 @@ def test_strict_site(tmp_path: Path) -> None:
         bed.wait_for(lambda: bed.drained() == ["n1"], "n1 to drain")
         bed.await_state(job, "PENDING")
         assert "404" in bed.log(bed.nodes[0])
+        assert bed.leftovers() == []
+
+
+def test_killed_prolog(tmp_path: Path) -> None:
+    """Slurm drains the node of a Prolog that it had to kill; nothing is left there all the same."""
+    site = {**SITE, "slurm.budget": "10m"}
+    with slurm(tmp_path, nodes=1, hooks=True, site=site, conf={"PrologEpilogTimeout": "2"}) as bed:
+        url = bed.origin.put("tool.sqsh", picture(tmp_path, "killed", SIZE))
+        with slowly(bed, SLOW / 8):
+            job = bed.sbatch(SCRIPT, f"--comment=stage-image={url}")
+            bed.wait_for(lambda: bed.drained() == ["n1"], "n1 to drain")
+            assert bed.user.run("scancel", job).code == 0
+            assert bed.await_job(job) == "CANCELLED"
+            assert bed.leftovers() == []
+        bed.scontrol("update", "NodeName=n1", "State=RESUME")
+        ran = bed.user.run("srun", f"--comment=stage-image={url}", "sh", "-c", TASK)
+        assert ran.out.splitlines()[-1] == "killed", ran.err
+        assert bed.leftovers() == []
+
+
+def test_full_disk(bed: Bed, url: str) -> None:
+    for node in bed.nodes:
+        node.run("mount", "-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", STORE)
+    try:
+        job = bed.sbatch(SCRIPT, "-N2", f"--comment=stage-image={url}")
+        assert bed.await_job(job) == "COMPLETED", bed.output(job)
+    finally:
+        for node in bed.nodes:
+            node.run("umount", STORE)
+    lines = bed.output(job).splitlines()
+    assert lines.count("without") == 2
+    assert any(line.startswith("stage-image: ") and "are needed" in line for line in lines), lines
+
+
+@pytest.mark.needs("zookeeper")
+def test_zookeeper_down(tmp_path: Path) -> None:
+    site = {**SITE, "slurm.budget": "20s", "cluster.session_timeout": "2s", "cluster.connect_timeout": "1s"}
+    with slurm(tmp_path, nodes=2, hooks=True, zookeeper=True, site=site) as bed:
+        url = bed.origin.put("tool.sqsh", picture(tmp_path, "alone"))
+        assert bed.zookeeper
+        bed.zookeeper.kill()
+        job = bed.sbatch(SCRIPT, "-N2", f"--comment=stage-image={url}")
+        assert bed.await_job(job) == "COMPLETED", bed.output(job)
+        lines = bed.output(job).splitlines()
+        assert [line for line in lines if not line.startswith("stage-image: ")] == ["alone"] * 2
+        assert bed.drained() == []
         assert bed.leftovers() == []

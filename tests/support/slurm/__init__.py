@@ -28,7 +28,7 @@ bed.job(id) -> the fields of `scontrol show job`; bed.states(), bed.drained(), b
 bed.origin               nginx: put(name, bytes) -> URL, requests, bytes_served, stop(), start()
 bed.log(node) -> what slurmd wrote; bed.log() what slurmctld wrote
 bed.leftovers()          what is left on the nodes of jobs that have ended: processes, mounts, loop devices, leases of
-                         jobs, records; waits until nothing is, for a few seconds
+                         jobs, records, private directories; waits until nothing is, for a few seconds
 
 A node sees the machine it runs on, but has its own network, host name, processes, boot id, /run, /tmp, /dev/shm, /home,
 /var/spool, /var/tmp and /var/cache. Of /etc, /usr/local, /opt and /var/lib it changes a copy that ends with its power;

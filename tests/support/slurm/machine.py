@@ -153,7 +153,15 @@ class Machine:
 
     def leftovers(self) -> list[str]:
         """Return one line for each thing that a job, or a hook, left there; of a machine without power, none."""
-        return [f"{self}: {line}" for line in left_on(self.host, self.store, self._own)] if self.is_up else []
+        if not self.is_up:
+            return []
+        private = (path for base in sorted(self._site.bases) for path in self._below(base))
+        return [f"{self}: {line}" for line in (*left_on(self.host, self.store, self._own), *private)]
+
+    def _below(self, base: str) -> list[str]:
+        """Return the private directories of jobs."""
+        folder, _, name = base.rpartition("/")
+        return [f"{folder}/{path.name}" for path in sorted(self.view(folder).glob(f"{name}.*"))]
 
 
 def _stashed(kept: list[Path], stash: str) -> Iterator[str]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STORE = "/var/cache/stage-image"
 RUN = "/run/stage-image"
+PRIVATE_BASE = "/var/lib/stage-image-private"
+"""Where a job's private directories are if a site does not say where."""
 
 LIB = "/usr/local/lib/stage-image"
 """Where an installation could be: also jobs with a /tmp of their own have the program, and Slurm its plugin."""
@@ -69,6 +71,7 @@ class Site:
         self.etc = folder / "etc"
         self.home = folder / "home"
         self.log = folder / "log"
+        self.bases: set[str] = set()
         for path in (self.etc / "slurm", self.etc / "stage-image", self.home, self.log):
             path.mkdir(parents=True)
         self.log.chmod(0o1777)
@@ -99,6 +102,9 @@ class Site:
 
     def settings(self, values: Mapping[str, object]) -> None:
         """Write the settings of stage-image; names may be dotted, which TOML reads as tables."""
+        private = values.get("slurm.private", ())
+        assert isinstance(private, list | tuple)
+        self.bases = {str(place).partition("=")[2] or PRIVATE_BASE for place in private}
         # JSON is TOML for all that occurs here: texts, numbers, booleans and lists of these.
         self._write("stage-image/config.toml", [f"{name} = {json.dumps(value)}" for name, value in values.items()])
 
