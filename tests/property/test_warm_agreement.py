@@ -18,6 +18,7 @@ verbs = st.sampled_from(sorted(FORMS))
 
 _job_ids = st.text(string.ascii_letters + string.digits + "._-[]@ /$*\n", min_size=1, max_size=8)
 _ids = _job_ids | st.from_regex(r"[0-9]{1,7}(\[[0-9]{1,3}\])?(\.[a-z]{1,5})?", fullmatch=True) | st.just("7" * 65)
+_ids |= st.sampled_from(["\u01922Xk1", "/x/dir_4711", "/x/dir_", "dir_4a", "/x/dir_1/", "/srv"])
 _variables = (
     "SLURM_JOB_ID",
     "PBS_JOBID",
@@ -27,6 +28,7 @@ _variables = (
     "JOB_ID",
     "SGE_TASK_ID",
     "FLUX_JOB_ID",
+    "_CONDOR_SCRATCH_DIR",
 )
 jobs = st.dictionaries(st.sampled_from(_variables), _ids | st.sampled_from(["", "0", "undefined"]), max_size=3)
 
@@ -50,6 +52,9 @@ def test_any_fault_ends_at_the_cli(shell: str, verb: str, data: st.DataObject) -
 @settings(max_examples=25)
 @given(some_shell, jobs)
 @example(min(shells()), {"PBS_JOBID": "12[3].host"})
+@example(min(shells()), {"FLUX_JOB_ID": "\u01922Xk1"})
+@example(min(shells()), {"_CONDOR_SCRATCH_DIR": "/var/lib/condor/execute/dir_4711"})
+@example(min(shells()), {"_CONDOR_SCRATCH_DIR": "/srv"})
 def test_every_job_finds_its_own_records(shell: str, job: dict[str, str]) -> None:
     scene = set_up(_folder(), job=job)
     assert scene.by_python() == scene.answer
