@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stager import config as site
 from stager.cli.node import Node
 from stager.cli.slurm_publishing import held_here
-from stager.errors import StageImageError
-from stager.schedulers import features, hook, scontrol, slurm_config, slurm_node, slurm_rules
+from stager.errors import ConfigError, StageImageError
+from stager.schedulers import features, hook, private, scontrol, slurm_config, slurm_node, slurm_rules
 from stager.schedulers.scontrol import SlurmNode
 from stager.schedulers.slurm_rules import Finding, Here
 from stager.variables import SITE_VARIABLE
@@ -26,7 +27,8 @@ def findings() -> list[Finding]:
     config = slurm_config.read(scontrol.show_config())
     settings = _settings()
     known = _known()
-    here = _here(config, is_node=isinstance(known, SlurmNode))
+    is_node = isinstance(known, SlurmNode)
+    here = replace(_here(config, is_node=is_node), obstacles=_obstacles(settings) if is_node else ())
     return [*slurm_rules.findings(config, settings, here), _features(settings, known)]
 
 
@@ -62,6 +64,12 @@ def _here(config: Mapping[str, str], *, is_node: bool) -> Here:
         container=slurm_config.container_settings(slurm_node.text(f"{folder}/job_container.conf") or ""),
         off=hook.is_off(),
     )
+
+
+def _obstacles(settings: Config) -> tuple[str, ...]:
+    with suppress(ConfigError):  # the rules tell of that
+        return private.obstacles(private.parse(settings.slurm_private))
+    return ()
 
 
 def _features(settings: Config, known: SlurmNode | StageImageError) -> Finding:

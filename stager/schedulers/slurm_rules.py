@@ -62,13 +62,15 @@ class Here:
     """What this node adds to what the controller says.
 
     `hooks` by the name in slurm.conf; `plugins` of plugstack.conf, with those of `missing_plugins` not there as files;
-    `container` is what job_container.conf sets; `off`: the kill switch is set.
+    `container` is what job_container.conf sets; `obstacles` keep slurm.private from working here; `off`: the kill
+    switch is set.
     """
 
     hooks: Mapping[str, tuple[HookFile, ...]]
     plugins: tuple[SpankPlugin, ...] = ()
     missing_plugins: frozenset[str] = frozenset()
     container: Mapping[str, str] | None = None
+    obstacles: tuple[str, ...] = ()
     off: bool = False
 
     def calls(self, hook: str) -> bool | None:
@@ -83,7 +85,7 @@ def findings(config: Mapping[str, str], settings: Config, here: Here) -> tuple[F
     if here.calls("Prolog"):
         found += [*_flags(config), *_times(config, settings), *_strictness(config, settings), *_allowed(settings)]
         found += _store(settings)
-    found += [*_tracking(config), *_order(settings), *_private(config, settings, here)]
+    found += [*_tracking(config), *_order(settings, here), *_private(config, settings, here)]
     return (*found, *_plugin(settings, here), *_features(config))
 
 
@@ -259,12 +261,15 @@ def _private(config: Mapping[str, str], settings: Config, here: Here) -> Iterato
         yield Finding("danger", kind, "does nothing without PrologFlags=Contain", "add Contain to PrologFlags")
 
 
-def _order(settings: Config) -> Iterator[Finding]:
+def _order(settings: Config, here: Here) -> Iterator[Finding]:
     try:
         private.parse(settings.slurm_private)
     except ConfigError as error:
         why = f"{error.message}: jobs that want private directories have none"
         yield Finding("danger", "slurm.private", why, "as it says, in config.toml")
+    for obstacle in here.obstacles:
+        why = f"{obstacle}: jobs that want private directories have none here"
+        yield Finding("danger", "slurm.private", why, "make it on this node, root's and writable by nobody else")
 
 
 def _mounts(settings: Config) -> tuple[str, ...]:

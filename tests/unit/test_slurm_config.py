@@ -120,6 +120,7 @@ TRAPS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any], tuple[str, str
     ({}, {"slurm_private": ("/var=/var/x", "/tmp")}, {}, ("danger", "slurm.private")),
     ({}, {"slurm_private": ("tmp",)}, {}, ("danger", "slurm.private")),
     ({}, {"slurm_private": ("/tmp",)}, {}, ("advice", "SPANK plugin")),
+    ({}, {"slurm_private": ("/tmp",)}, {"obstacles": ("/x is a link",)}, ("danger", "slurm.private")),
     ({}, {"slurm_images_at": "/images"}, {}, ("advice", "SPANK plugin")),
     ({}, {"slurm_allow": ("http://images.example.org/",)}, {}, ("advice", "slurm.allow")),
     ({}, {"store": ""}, {}, ("advice", "store")),

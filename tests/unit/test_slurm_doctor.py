@@ -124,6 +124,19 @@ def test_plugins_are_found(slurm: FakeScontrol, tmp_path: Path, capfd: pytest.Ca
     assert rows(capfd)["SPANK plugin"] == ("ok", "offers --stage-image and --private-tmp")
 
 
+def test_a_node_without_the_directories_for_private_ones(
+    slurm: FakeScontrol, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "config.toml").open("a") as settings:
+        settings.write('private = ["/no-such-place=/no-such-base/jobs"]\n')
+    assert doctor("--json") == 64
+    level, why = rows(capfd)["slurm.private"]
+    assert (level, "/no-such-place" in why) == ("danger", True), why
+    slurm.say("show node", "", code=1)
+    doctor("--json")
+    assert "slurm.private" not in rows(capfd), "on the controller, no job has any"
+
+
 def test_the_kill_switch_is_told(
     slurm: FakeScontrol, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
