@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -67,6 +68,7 @@ class Started:
 
     def __init__(self, words: Sequence[str], environ: dict[str, str]) -> None:
         self._begun = time.monotonic()
+        self._heard = b""
         self.process = subprocess.Popen(
             words,
             env=environ,
@@ -86,6 +88,16 @@ class Started:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
+    def says(self, text: str) -> None:
+        """Return once it has written `text` to stderr."""
+        assert self.process.stderr
+        give_up = time.monotonic() + PATIENCE
+        while text.encode() not in self._heard:
+            ready, _, _ = select.select([self.process.stderr], [], [], max(0.0, give_up - time.monotonic()))
+            heard = os.read(self.process.stderr.fileno(), 1 << 16) if ready else b""
+            assert heard, f"{self.process.args!r} did not say {text!r}, but {self._heard!r}"
+            self._heard += heard
+
     def end(self, patience: float = PATIENCE) -> Ran:
         """Return once it has ended and nobody holds its output any more, as slurmd waits for it."""
         try:
@@ -94,7 +106,8 @@ class Started:
             self.send(signal.SIGKILL)
             raise TimeoutError(f"{self.process.args!r} did not end, or left its output to others") from None
         seconds = time.monotonic() - self._begun
-        return Ran(self.process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), seconds)
+        told, said = out.decode(errors="replace"), (self._heard + err).decode(errors="replace")
+        return Ran(self.process.returncode, told, said, seconds)
 
 
 class Node:
