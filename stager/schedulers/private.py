@@ -122,7 +122,7 @@ def make(directory: Directory, uid: int, gid: int) -> Made:
     return Made(directory.path, made.st_dev, made.st_ino)
 
 
-def remove(path: str, dev: int, ino: int, *, clock: Clock | None = None) -> None:
+def remove(path: str, dev: int, ino: int, *, clock: Clock | None = None, patience: float = PATIENCE) -> None:
     """Remove what `make` made, with all that the job left in it, and the directory around it if it is empty.
 
     No link is followed, no mount crossed. What is there must still be that inode: 0 for `dev` and `ino` means that
@@ -140,7 +140,7 @@ def remove(path: str, dev: int, ino: int, *, clock: Clock | None = None) -> None
                     if mount_id(fd) != mount_id(outer):
                         raise InUse(f"{path} is a mountpoint, so what it shows is not ours to remove")
                     _check_same(path, os.fstat(fd), dev, ino)
-                    Removal(path, fd, clock or SystemClock(), PATIENCE).run()
+                    Removal(path, fd, clock or SystemClock(), patience).run()
                 finally:
                     os.close(fd)
                 os.rmdir(name, dir_fd=outer)

@@ -39,7 +39,11 @@ class Directory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
-    """One job on this node. `process` is who stages for it (as `pid.start.boot`), `namespace` where it is pinned."""
+    """One job on this node.
+
+    `process` is who stages for it (as `pid.start.boot`), `namespace` where it is pinned. `over`: it has ended, and what
+    is still here goes with the next Epilog of any job.
+    """
 
     scope: str
     uid: int
@@ -50,6 +54,7 @@ class JobRecord:
     directories: tuple[Directory, ...] = ()
     namespace: str = ""
     process: str = ""
+    over: bool = False
 
     @property
     def of_this_boot(self) -> bool:
