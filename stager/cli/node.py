@@ -104,7 +104,7 @@ class Node:
 
     def heed_hooks(self, reference: Reference, tell: Teller) -> None:
         """Wait for the site's hook that stages `reference` for our job, and mean by it what that has staged."""
-        if self.job.scheduler == "slurm":
+        if self.job.scheduler in ("slurm", "sge"):
             from stager.cli.slurm_known import heed
 
             heed(self, reference, tell)

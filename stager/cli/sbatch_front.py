@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stager.config import load
 from stager.errors import UsageError
@@ -15,9 +15,15 @@ from stager.program import ProgramFailed
 from stager.program import run as run_program
 from stager.progress import write_line
 from stager.schedulers import hook, sbatch, submit_options
+from stager.schedulers.request import VARIABLES
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Sequence
+
+    from stager.reference import Reference
+
+T = TypeVar("T")
 
 SCRIPT_MAX = 1 << 20
 """Bytes of a script that are looked at: what is asked for stands above its first command."""
@@ -39,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Become `arguments.real` with `arguments.line`, of which ours is taken out and carried out."""
     real, words = arguments.real, list(arguments.line)
     program = sbatch.program_of(real)
-    line = sbatch.read(words, program, _Help(real).needs_value)
+    line = sbatch.read(words, program, Help([real, "--help"], submit_options.in_help).get)
     script = _script(line) if program == "sbatch" else ""
     if not any(part.images for part in line.components):
         line.components[0].images = sbatch.script_images(script)
@@ -47,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_line(f"switched off by {hook.SWITCH}: submitting without images")
         become([real, *line.words()], dict(os.environ))
     _prepare(line, program, script)
-    become([real, *line.words()], _environ(line.components[0].images))
+    become([real, *line.words()], environ_for(line.components[0].images))
 
 
 def _prepare(line: sbatch.CommandLine, program: str, script: str) -> None:
@@ -63,21 +69,28 @@ def _prepare(line: sbatch.CommandLine, program: str, script: str) -> None:
 
 
 def _pin(component: sbatch.Component, options: dict[str, str]) -> None:
-    from stager.cli.resolve_verb import resolve_text
-
-    sbatch.check(component.images)
-    found = [resolve_text(text) for text in dict.fromkeys(component.images)]
-    component.images = tuple(dict.fromkeys(str(each.reference) for each in found))
+    found = pin(component.images, quiet="quiet" in options)
+    component.images = tuple(str(each) for each in found)
     sbatch.tell(component, component.images, options.get("comment", ""))
-    if "quiet" not in options:
-        for each in found:
-            write_line(f"pinned {each.reference.shown} ({each.how})")
     if component.affinity:
-        digests = [each.reference.digest.hex for each in found if each.reference.digest]
+        digests = [each.digest.hex for each in found if each.digest]
         prefix = load(dict(os.environ), {}).slurm_features_prefix
         features = [f"{prefix}{digest[:12]}" for digest in dict.fromkeys(digests)]
         wish = sbatch.preference(options, features, _nodes(options))
         component.words += [f"--prefer={wish}"] if wish else []
+
+
+def pin(images: Sequence[str], *, quiet: bool) -> list[Reference]:
+    """Return the references with their pins, each meaning once. Raises StageImageError."""
+    from stager.cli.resolve_verb import resolve_text
+
+    sbatch.check(images)
+    found = [resolve_text(text) for text in dict.fromkeys(images)]
+    for each in found:
+        sbatch.check_tellable(str(each.reference))
+        if not quiet:
+            write_line(f"pinned {each.reference.shown} ({each.how})")
+    return list({str(each.reference): each.reference for each in found}.values())
 
 
 def _nodes(options: dict[str, str]) -> list[sbatch.Nodes]:
@@ -87,25 +100,26 @@ def _nodes(options: dict[str, str]) -> list[sbatch.Nodes]:
     return []
 
 
-def _environ(references: tuple[str, ...]) -> dict[str, str]:
+def environ_for(references: Sequence[str]) -> dict[str, str]:
     """Return what the job inherits: what the job that submits it was told is not for it."""
-    names = ["STAGE_IMAGE_REFERENCE", *(f"STAGE_IMAGE_REFERENCE_{number}" for number in range(2, 9))]
-    others = {name: value for name, value in os.environ.items() if name not in names}
-    return others | dict(zip(names, references, strict=False))
+    others = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return others | dict(zip(VARIABLES, references, strict=False))
 
 
-class _Help:
-    """What the program itself says of an option that no table of ours has; asked once, and only if there is one."""
+class Help(Generic[T]):
+    """What a program itself says of an option that no table of ours has; asked once, and only if there is one."""
 
-    def __init__(self, real: str) -> None:
-        self._real = real
-        self._known: dict[str, bool] | None = None
+    def __init__(self, command: Sequence[str], read: Callable[[str], dict[str, T]]) -> None:
+        self._command = command
+        self._read = read
+        self._known: dict[str, T] | None = None
 
-    def needs_value(self, name: str) -> bool | None:
+    def get(self, name: str) -> T | None:
+        """Return what its help says of the option; None if nothing."""
         if self._known is None:
             self._known = {}
             with suppress(ProgramFailed):
-                self._known = submit_options.in_help(run_program([self._real, "--help"], timeout=SECONDS))
+                self._known = self._read(run_program(self._command, timeout=SECONDS))
         return self._known.get(name)
 
 
@@ -113,9 +127,13 @@ def _script(line: sbatch.CommandLine) -> str:
     """Return the beginning of the script that sbatch is going to read; empty if there is none to be seen."""
     if any("wrap" in component.options for component in line.components):
         return ""
-    if not line.command:
+    return script_of(line.command[0] if line.command else "-")
+
+
+def script_of(name: str) -> str:
+    """Return the beginning of a script, of stdin for `-`; empty if there is none to be seen."""
+    if name == "-":
         return _from_stdin()
-    name = line.command[0]
     path = name if os.path.exists(name) else shutil.which(name)  # as sbatch looks for it
     with suppress(OSError, ValueError):
         if path and stat.S_ISREG(os.stat(path).st_mode):

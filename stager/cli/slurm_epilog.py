@@ -17,16 +17,34 @@ from stager.store import files
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from stager.schedulers.site import Hook
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this action's arguments."""
+    parser.add_argument("--job", metavar="ID", help="a job's number (default: $SLURM_JOB_ID)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do all that an Epilog does; 0, or 79 where something stayed and the site is strict."""
+    given = {"SLURM_JOB_ID": arguments.job} if arguments.job else {}
+    stayed = attempt(lambda: HookEnvironment.read(dict(os.environ) | given))
+    return InUse.exit_code if stayed else 0
+
+
+def attempt(read: Callable[[], Hook]) -> bool:
+    """Do all that a scheduler's epilog does for the job that `read` returns.
+
+    What could not be taken back is reported; return whether anything was not, where the site is strict.
+    """
     if hook.is_off():
-        return 0
-    job: HookEnvironment | None = None
+        return False
+    job: Hook | None = None
     node: JobNode | None = None
     try:
-        job = HookEnvironment.read(dict(os.environ) | ({"SLURM_JOB_ID": arguments.job} if arguments.job else {}))
+        job = read()
         node = JobNode(job)
         stayed = _release(node)
     except (StageImageError, OSError) as error:
@@ -35,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             files.discard_tree(run_folder(job.scope))
     for problem in stayed:
         write_line(f"error: {problem} (on {os.uname().nodename})")
-    return InUse.exit_code if stayed and node is not None and node.config.slurm_strict else 0
+    return bool(stayed) and node is not None and node.site.strict
 
 
 def _release(node: JobNode) -> list[str]:
@@ -56,7 +74,8 @@ def _release(node: JobNode) -> list[str]:
 
 
 def _records(node: JobNode) -> list[JobRecord]:
-    found = [each for each in node.registry.records() if each.scope == node.scope or not each.of_this_boot]
+    records = node.registry.records()
+    found = [each for each in records if each.scope == node.scope or each.over or not each.of_this_boot]
     # A job that asked for nothing may have mounted its images itself.
     if node.registry.read(node.scope) is None and node.hook.uid is not None and node.hook.gid is not None:
         found.append(JobRecord(scope=node.scope, uid=node.hook.uid, gid=node.hook.gid))

@@ -18,13 +18,13 @@ from stager.schedulers.syslog import INFO, WARNING, Syslog
 from stager.schedulers.told import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stager.errors import StageImageError
     from stager.interfaces import Teller
     from stager.lease import Lease
     from stager.reference import Reference
-    from stager.schedulers.hook import HookEnvironment
+    from stager.schedulers.site import Hook
 
 BEAT_SECONDS = 1.0
 """Between two signs of life to the tasks that wait; they give up after told.SILENT."""
@@ -33,11 +33,12 @@ BEAT_SECONDS = 1.0
 class JobNode(Node):
     """This node, for one job, and not for the process that runs the hook."""
 
-    def __init__(self, hook: HookEnvironment) -> None:
+    def __init__(self, hook: Hook) -> None:
         if (rank := hook.node_rank) is not None:
             os.environ["SLURM_NODEID"] = str(rank)  # hooks are not told, and neighbours should be neighbours
         super().__init__({}, scope=hook.scope)
         self.hook = hook
+        self.site = hook.site(self.config)
         self.registry = Registry(Layout(self.root))
         self.story: Story | None = None
 
@@ -51,6 +52,11 @@ class JobNode(Node):
 
     def heed_hooks(self, reference: Reference, tell: Teller) -> None:
         """Nothing: this is the hook."""
+
+    def tell_tasks(self, told_now: Told) -> None:
+        """Tell the job's tasks how it stands: as root, for who else could be believed. Raises OSError."""
+        if not os.geteuid():
+            told.write(self.scope, told_now, self.hook.uid or 0)
 
     def log(self, action: str, error: StageImageError | None = None, **about: object) -> None:
         """Leave a line in the system's log."""
@@ -70,10 +76,9 @@ class Story:
     far it is, and that is its sign of life.
     """
 
-    def __init__(self, scope: str, uid: int, references: Sequence[str]) -> None:
-        self._scope = scope
-        self._uid = uid
+    def __init__(self, references: Sequence[str], tell_tasks: Callable[[Told], None]) -> None:
         self._references = references
+        self._tell_tasks = tell_tasks
         self._lines: list[str] = []
         self._moved = (0, 0)
         self._phase, self._since = "", monotonic()
@@ -94,7 +99,7 @@ class Story:
         """Tell how it ended."""
         with self._lock:
             self._written = float("inf")
-        told.write(self._scope, Told(self._lines, last), self._uid)
+        self._tell_tasks(Told(self._lines, last))
 
     def parts(self) -> str:
         """Return how long each part took since this was last asked, for people."""
@@ -131,8 +136,4 @@ class Story:
     def _write(self) -> None:
         done, total = self._moved
         self._written = monotonic()
-        told.write(
-            self._scope,
-            Told(self._lines, f"staging {current()} {done} {total} {' '.join(self._references)}"),
-            self._uid,
-        )
+        self._tell_tasks(Told(self._lines, f"staging {current()} {done} {total} {' '.join(self._references)}"))

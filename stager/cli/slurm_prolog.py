@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from stager.cli.boundary import report
 from stager.cli.slurm_job import JobNode, log_line
 from stager.errors import ConfigError, StageImageError
-from stager.schedulers import hook, private, request, told, visible
+from stager.schedulers import hook, private, told, visible
 from stager.schedulers.hook import HookEnvironment
 from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
 from stager.schedulers.told import Told
@@ -25,6 +25,9 @@ from stager.store.trouble import as_error
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from stager.schedulers.site import Hook
 
 NAMESPACE = "ns"
 """Where the SPANK plugin, too, looks for it."""
@@ -32,13 +35,22 @@ NAMESPACE = "ns"
 
 def run(_arguments: argparse.Namespace) -> int:
     """Do all that a Prolog does; 0, or the exit code of what failed where the site is strict."""
+    failure = attempt(lambda: HookEnvironment.read(os.environ))
+    return failure.exit_code if failure is not None else 0
+
+
+def attempt(read: Callable[[], Hook]) -> StageImageError | None:
+    """Do all that a scheduler's prolog does for the job that `read` returns.
+
+    Return what failed where the site is strict; otherwise it is only reported, logged, and told to the job's tasks.
+    """
     if hook.is_off():
-        return 0
-    os.umask(0o022)  # slurmd's may be anything, and what is staged is for users
-    job: HookEnvironment | None = None
+        return None
+    os.umask(0o022)  # the scheduler's may be anything, and what is staged is for users
+    job: Hook | None = None
     node: JobNode | None = None
     try:
-        job = HookEnvironment.read(os.environ)
+        job = read()
         node = JobNode(job)
         Prolog(node).run()
     except (StageImageError, OSError) as error:
@@ -47,19 +59,19 @@ def run(_arguments: argparse.Namespace) -> int:
         if job is not None and _has_asked(job):
             log_line(job.job, "prolog", failure, image=failure.reference)
             _tell_tasks(job, failure)
-        return failure.exit_code if node is not None and node.config.slurm_strict else 0
-    return 0
+        return failure if node is not None and node.site.strict else None
+    return None
 
 
-def _has_asked(job: HookEnvironment) -> bool:
+def _has_asked(job: Hook) -> bool:
     """Whether the job wants anything of us: the tasks of all others need not hear of our troubles."""
     try:
-        return job.private_tmp or bool(request.read(job.comment, job.extra, job.spank).references)
+        return job.private_tmp or bool(job.request())
     except StageImageError:
         return True
 
 
-def _tell_tasks(job: HookEnvironment, error: StageImageError) -> None:
+def _tell_tasks(job: Hook, error: StageImageError) -> None:
     # Whoever staged has told them already, and more.
     if job.uid is not None and told.read(job.scope) is None:
         with suppress(OSError):
@@ -77,25 +89,25 @@ class Prolog:
     def run(self) -> None:
         """Make what was asked for. Raises the StageImageError of what could not be had within the budget."""
         places = self._places()
-        references = request.read(self._hook.comment, self._hook.extra, self._hook.spank).references
+        references = self._hook.request().references
         if not references and not places:
             return
         record = self._recorded(references, places)
-        shows = references and self._node.config.slurm_images_at
+        shows = references and self._node.site.images_at
         if (places or shows) and not record.namespace:
             record = self._make_private(record)
         if references:
             self._stage(record)
 
     def _places(self) -> tuple[private.Place, ...]:
-        config = self._node.config
-        asked = config.slurm_private_for == "all" or self._hook.private_tmp
-        return private.parse(config.slurm_private) if asked and config.slurm_private else ()
+        site = self._node.site
+        asked = site.private_for == "all" or self._hook.private_tmp
+        return private.parse(site.private) if asked and site.private else ()
 
     def _owner(self) -> tuple[int, int]:
         uid, gid = self._hook.uid, self._hook.gid
         if uid is None or gid is None:
-            raise ConfigError("Slurm does not say whose job it is (SLURM_JOB_UID, SLURM_JOB_GID)")
+            raise ConfigError("the scheduler does not say whose job it is, by a user and group that there are")
         return uid, gid
 
     def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
@@ -133,8 +145,8 @@ class Prolog:
         record = replace(record, namespace=f"{run_folder(record.scope)}/{NAMESPACE}")
         self._node.registry.write(record)
         make_run_folder(record.scope)
-        if record.references and self._node.config.slurm_images_at:
-            binds.append((make_image_folders(record.scope, len(record.references)), self._node.config.slurm_images_at))
+        if record.references and self._node.site.images_at:
+            binds.append((make_image_folders(record.scope, len(record.references)), self._node.site.images_at))
         Namespace().pin(record.namespace, binds)
         self._node.log("private", seconds=monotonic() - self._begun)
         return record
@@ -142,7 +154,7 @@ class Prolog:
     def _visible(self, directories: tuple[Directory, ...]) -> list[tuple[str, str]]:
         """Return what is bound back into directories that cover it, as far as it is there and can be."""
         binds = []
-        for path in self._node.config.slurm_private_shows:
+        for path in self._node.site.private_shows:
             directory = visible.covering(path, directories)
             try:
                 if directory is not None and os.path.isdir(path):
@@ -175,7 +187,7 @@ class Prolog:
 
     @property
     def _left(self) -> float:
-        return self._begun + self._node.config.slurm_budget - monotonic()
+        return self._begun + self._node.site.budget - monotonic()
 
 
 class _BudgetSpentError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ class Release:
         self.problems.append("the process that stages for the job does not end")
 
     def _take_back(self) -> None:
-        steps = (self._namespace, self._mounts, self._images, self._own_mounts, self._directories)
+        steps = (self._mark, self._namespace, self._mounts, self._images, self._own_mounts, self._directories)
         for step in steps:
             try:
                 step()
@@ -69,6 +70,11 @@ class Release:
         files.discard_tree(run_folder(scope))
         if not self.problems:
             self._node.registry.remove(scope)
+
+    def _mark(self) -> None:
+        """Let the Epilog of any other job go on where this one may not come to an end."""
+        if self._node.registry.read(self._record.scope) is not None:
+            self._node.registry.write(replace(self._record, process="", over=True))
 
     def _end_stager(self) -> None:
         record = self._node.registry.read(self._record.scope) or self._record
@@ -102,7 +108,7 @@ class Release:
     def _own_mounts(self) -> None:
         """Have the user unmount what the job has mounted in the user's own store: a FUSE server may outlive its job."""
         uid, gid, scope = self._record.uid, self._record.gid, self._record.scope
-        if uid and os.path.isdir(f"{folder.default_root({}, uid)}/mounts"):
+        if uid and not os.geteuid() and os.path.isdir(f"{folder.default_root({}, uid)}/mounts"):
             as_user(uid, gid, lambda: run(["umount", "--scope", scope, "--lazy"]))
 
     def _images(self) -> None:
@@ -114,6 +120,6 @@ class Release:
             # Device numbers are those of one boot: of tmpfs, btrfs, device mapper and NFS they may be others after it.
             dev = directory.dev if self._record.of_this_boot else 0
             try:
-                private.remove(directory.path, dev, directory.ino)
+                private.remove(directory.path, dev, directory.ino, patience=max(1.0, self._until - monotonic()))
             except (StageImageError, OSError) as error:
                 self.problems.append(str(error))

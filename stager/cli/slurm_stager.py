@@ -14,7 +14,7 @@ from stager.cli.slurm_job import JobNode, Story
 from stager.errors import AccessDenied, StageImageError
 from stager.process import current
 from stager.reference import parse
-from stager.schedulers import policy, told
+from stager.schedulers import policy
 from stager.schedulers.told import Told
 from stager.store.trouble import as_error
 
@@ -40,7 +40,7 @@ def stage(node: JobNode, principal: Principal) -> None:
         node.log("stage", failure)
         principal.failed(failure)
         with suppress(OSError):
-            told.write(node.scope, Told.failed(failure), node.hook.uid or 0)
+            node.tell_tasks(Told.failed(failure))
 
 
 def _stage(node: JobNode, principal: Principal) -> None:
@@ -58,7 +58,7 @@ def _stage(node: JobNode, principal: Principal) -> None:
 
 def _stage_all(node: JobNode, record: JobRecord, principal: Principal) -> None:
     node.registry.write(record)
-    node.story = story = Story(record.scope, record.uid, record.references)
+    node.story = story = Story(record.references, node.tell_tasks)
     story.begin()
     failure: StageImageError | None = None
     try:
@@ -91,10 +91,13 @@ class _Image:
         begun, shown = monotonic(), parse(self.text).shown
         self.story.parts()
         try:
-            policy.check(parse(self.text), self.node.config.slurm_allow)
+            site = self.node.site
+            if site.allow is not None:
+                policy.check(parse(self.text), site.allow, site.table)
             optional = self.node.config.mount == "auto"
             obtained = obtain(_arguments(self.text), own=False, mode=None, optional=optional, node=self.node)
-            _refuse_private(obtained)
+            if site.allow is not None:
+                _refuse_private(obtained)
             exports = self._exports(obtained)
         except StageImageError as error:
             error.reference = error.reference or shown
@@ -114,7 +117,7 @@ class _Image:
 
     def _seen_at(self, root: str) -> str:
         """Return where the job's tasks see the mount: in their own namespace, if they are to."""
-        place = self.node.config.slurm_images_at
+        place = self.node.site.images_at
         if not place or not self.record.namespace:
             return root
         from stager.mounts.namespace import Namespace

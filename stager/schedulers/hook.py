@@ -28,6 +28,10 @@ from stager.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stager.config import Config
+    from stager.schedulers.request import Request
+    from stager.schedulers.site import Site
+
 SWITCH = "/etc/stage-image/disabled"
 """While it is there, every hook does nothing and says nothing."""
 
@@ -49,8 +53,8 @@ def is_off(switch: str = SWITCH) -> bool:
 class HookEnvironment:
     """Which job and node a hook runs for. Empty or None is what Slurm did not tell, or told absurdly.
 
-    `restart` counts from 0. `comment`, `extra` and `spank` are the user's words as they are: for
-    `stager.schedulers.request.read`. `context` is one of CONTEXTS.
+    `restart` counts from 0. `comment`, `extra` and `spank` are the user's words as they are, which `request` takes
+    apart. `context` is one of CONTEXTS.
     """
 
     job: str
@@ -91,6 +95,27 @@ class HookEnvironment:
             spank=get("SPANK_STAGE_IMAGE", ""),
             private_tmp=get("SPANK_STAGE_IMAGE_PRIVATE_TMP", "") == "1",
             context=context if context in CONTEXTS else "",
+        )
+
+    def request(self) -> Request:
+        """Return the images that the job asks for. Raises InvalidReference."""
+        from stager.schedulers.request import read
+
+        return read(self.comment, self.extra, self.spank)
+
+    def site(self, config: Config) -> Site:
+        """Return the settings of `[slurm]`."""
+        from stager.schedulers.site import Site
+
+        return Site(
+            table="slurm",
+            allow=config.slurm_allow,
+            budget=config.slurm_budget,
+            strict=config.slurm_strict,
+            private=config.slurm_private,
+            private_for=config.slurm_private_for,
+            private_shows=config.slurm_private_shows,
+            images_at=config.slurm_images_at,
         )
 
     @property

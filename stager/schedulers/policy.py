@@ -24,7 +24,7 @@ from stager.errors import AccessDenied, ConfigError, InvalidReference
 if TYPE_CHECKING:
     from stager.reference import Reference
 
-HINT = "ask the administrators to add it to slurm.allow, or stage it yourself: `srun stage-image exec REF -- …`"
+HINT = "ask the administrators to add it to {}.allow, or stage it yourself: `stage-image exec REF -- …` in the job"
 MAX_UNESCAPING = 4
 """Times that a path is unescaped before it is refused: a client, a proxy and a server do it once each."""
 
@@ -37,31 +37,33 @@ class Prefix:
     parts: tuple[str, ...]
 
 
-def check(reference: Reference, allow: tuple[str, ...]) -> None:
-    """Return if the Prolog may stage `reference`, which it may not if `allow` is empty.
+def check(reference: Reference, allow: tuple[str, ...], table: str = "slurm") -> None:
+    """Return if the Prolog may stage `reference`, which it may not if `allow`, of the settings' `table`, is empty.
 
     A URL needs the scheme, host and port of a prefix, and its directory; a file needs to be below one both by its
     name, before the file system is asked, and when its links are resolved. Raises AccessDenied, and ConfigError for a
     prefix that cannot be one.
     """
-    prefixes = [prefix(text) for text in allow]
+    prefixes = [prefix(text, table) for text in allow]
     allowed = _file_is_below if reference.scheme == "file" else _url_is_below
     if not allowed(reference, prefixes):
-        raise AccessDenied(f"{ascii(reference.shown)[1:-1]} is not what this site stages for jobs", hint=HINT)
+        raise AccessDenied(
+            f"{ascii(reference.shown)[1:-1]} is not what this site stages for jobs", hint=HINT.format(table)
+        )
 
 
-def prefix(text: str) -> Prefix:
-    """Return what an entry of slurm.allow means: `https://host/directory` or `/directory`. Raises ConfigError."""
+def prefix(text: str, table: str = "slurm") -> Prefix:
+    """Return what an entry of `<table>.allow` means: `https://host/directory` or `/directory`. Raises ConfigError."""
     try:
         parsed = references.parse(text)
     except InvalidReference as error:
-        raise ConfigError(f"slurm.allow: {error.message}") from None
+        raise ConfigError(f"{table}.allow: {error.message}") from None
     origin, parts = _taken_apart(parsed)
     if parts and not parts[-1]:
         parts = parts[:-1]
     strange = parsed.digest or "?" in parsed.location or "*" in parsed.location or {".", ".."}.intersection(parts)
     if strange or not (text.startswith("/") or "://" in text):
-        raise ConfigError(f"slurm.allow: {ascii(text)[:120]} is neither the beginning of a URL nor an absolute path")
+        raise ConfigError(f"{table}.allow: {ascii(text)[:120]} is neither the beginning of a URL nor an absolute path")
     return Prefix(origin, parts)
 
 

@@ -27,6 +27,9 @@ WORD = "stage-image"
 MAX_IMAGES = 8
 """Images of a job: tasks are told of each by variables of its own."""
 
+VARIABLES = ("STAGE_IMAGE_REFERENCE", *(f"STAGE_IMAGE_REFERENCE_{number}" for number in range(2, MAX_IMAGES + 1)))
+"""By which tasks are told what they got; and by which Grid Engine's jobs say what they want, one reference each."""
+
 MAX_TEXT = 4096
 """Characters that are looked at of each text: what is asked for behind them is not seen. Slurm itself takes more."""
 
@@ -57,8 +60,13 @@ def read(comment: str, extra: str, spank: str) -> Request:
     Raises InvalidReference, whose message is one printable line, if an image is asked for in a way that cannot be
     followed. Never raises for text that does not ask for any.
     """
+    return gathered((*_in_words(comment), *_in_extra(extra), *_in_list(spank, whole=len(spank) <= MAX_TEXT)))
+
+
+def gathered(texts: Iterable[str]) -> Request:
+    """Return what texts ask for that are one reference each. Raises InvalidReference, as `read`."""
     found: dict[reference.Reference, str] = {}
-    for text in (*_in_words(comment), *_in_extra(extra), *_in_list(spank, whole=len(spank) <= MAX_TEXT)):
+    for text in texts:
         found.setdefault(_meaning(text), text)
         if len(found) > MAX_IMAGES:
             raise InvalidReference(f"the job asks for more than {MAX_IMAGES} images", hint=HINT)

@@ -199,12 +199,12 @@ def _unquoted(piece: str) -> str:
 
 
 def check(images: Sequence[str]) -> None:
-    """Raise for what could not be told to Slurm, before anybody takes the trouble to look the images up."""
+    """Raise for what could not be told to the scheduler, before anybody takes the trouble to look the images up."""
     if len(images) > MAX_IMAGES:
         raise UsageError(f"{len(images)} images are too many for a job; the limit is {MAX_IMAGES}")
     for text in images:
         if "://" in text:
-            _check(text)
+            check_tellable(text)
 
 
 def tell(component: Component, references: Sequence[str], comment: str) -> None:
@@ -213,23 +213,24 @@ def tell(component: Component, references: Sequence[str], comment: str) -> None:
     Ours comes first: only so much of a comment is looked at. Raises UsageError, InvalidReference.
     """
     for reference in references:
-        _check(reference)
+        check_tellable(reference)
     ours = f"{WORD}={','.join(references)}"
     if len(ours) > MAX_TEXT:
         raise UsageError(f"the references are {len(ours)} characters together; the limit is {MAX_TEXT}")
     component.words.append(f"--comment={ours} {comment}" if comment else f"--comment={ours}")
 
 
-def _check(reference: str) -> None:
+def check_tellable(reference: str) -> None:
+    """Raise InvalidReference for what cannot be told to a scheduler, or what others should not read there."""
     if "?" in reference and "://" in reference:
         raise InvalidReference(
-            "the URL has a query, which may be a secret, and comments of jobs are public",
+            "the URL has a query, which may be a secret, and what jobs ask for is public",
             hint="let the job's script run `stage-image exec` with it",
         )
     if not _TELLABLE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
         raise InvalidReference(
-            f"{reference[:80]!a} cannot be told to Slurm: up to {MAX_REFERENCE} printable ASCII characters can, without"
-            " blanks, commas and semicolons",
+            f"{reference[:80]!a} cannot be told to the scheduler: up to {MAX_REFERENCE} printable ASCII characters can,"
+            " without blanks, commas and semicolons",
             hint="write %2C for a comma in a URL; give a file another name",
         )
 
