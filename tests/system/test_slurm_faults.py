@@ -82,6 +82,16 @@ def test_prolog_over_its_budget(bed: Bed, url: str, word: str) -> None:
     assert bodies(bed, url) == 2 * (bed.origin.host.folder / "www" / f"{word}.sqsh").stat().st_size
 
 
+def test_tasks_that_ask_for_what_the_prolog_still_fetches(bed: Bed, url: str, word: str) -> None:
+    """Not one byte is fetched twice, however many ask beside it."""
+    script = f"#!/bin/sh\nsrun --ntasks-per-node=4 stage-image exec --runtime=none {url} -- sh -c '{READ}'\n"
+    with slowly(bed):
+        job = bed.sbatch(script, "-N2", "--ntasks-per-node=4", f"--comment=stage-image={url}")
+        assert bed.await_job(job) == "COMPLETED", bed.output(job)
+    assert bed.output(job).splitlines().count(word) == 8
+    assert bodies(bed, url) == 2 * (bed.origin.host.folder / "www" / f"{word}.sqsh").stat().st_size
+
+
 def test_origin_down(bed: Bed, url: str) -> None:
     bed.origin.stop()
     try:
@@ -148,6 +158,31 @@ def test_scancel_in_the_download(bed: Bed, url: str) -> None:
         assert bed.leftovers() == []
     ran = bed.user.run("srun", "-N2", f"--comment=stage-image={url}", "sh", "-c", TASK)
     assert "without" not in ran.out
+
+
+def test_scancel_while_the_origin_is_silent(bed: Bed, url: str) -> None:
+    bed.origin.host.freeze()
+    try:
+        job = bed.sbatch(SCRIPT, "-N2", f"--comment=stage-image={url}")
+        bed.await_state(job, "RUNNING")
+        assert bed.user.run("scancel", job).code == 0
+        assert bed.await_job(job) == "CANCELLED"
+        assert bed.leftovers() == []
+    finally:
+        bed.origin.host.thaw()
+
+
+def test_slurmd_restarted_while_a_job_has_its_image(bed: Bed, url: str, word: str) -> None:
+    go, told = bed.user.home / f"{word}.go", bed.user.home / f"{word}.told"
+    script = f"#!/bin/sh\n{READ} >{told.name}\nuntil [ -e {go.name} ]; do sleep 0.05; done\n{READ}\n"
+    job = bed.sbatch(script, "-w", "n2", f"--comment=stage-image={url}")
+    until(lambda: told.exists() and told.read_text("ascii") == f"{word}\n", "the job to read")
+    bed.nodes[1].stop_daemon()
+    bed.nodes[1].serve()
+    assert bed.user.run("srun", "-w", "n2", "true").code == 0
+    go.touch()
+    assert bed.await_job(job) == "COMPLETED", bed.output(job)
+    assert bed.output(job).splitlines()[-1] == word
 
 
 def test_node_killed_in_the_download_and_back(bed: Bed, url: str) -> None:

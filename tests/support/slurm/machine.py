@@ -110,6 +110,7 @@ class Machine:
     def power_on(self, hosts: Path) -> None:
         """Begin to boot; `set_up` follows, when the host is there."""
         self._boots += 1
+        self._own = frozenset()
         self._host = Host(self.name, self.folder / f"boot-{self._boots}", hosts)
 
     def power_off(self) -> None:
@@ -136,8 +137,8 @@ class Machine:
         return self.host.enter("sh", "-s"), text
 
     def serve(self) -> None:
-        """Start the daemon of its role."""
-        self._own = frozenset(mountpoints(self.host.pid))
+        """Start the daemon of its role, or start it again."""
+        self._own = self._own or frozenset(mountpoints(self.host.pid))
         self._daemon = self.host.start(daemon(self.role) or self.role, "-D")
 
     def check(self) -> None:
