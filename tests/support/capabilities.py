@@ -27,6 +27,20 @@ ZOOKEEPER_JAR = "/usr/share/java/zookeeper.jar"
 
 SLURM_PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "scontrol", "sinfo", "scancel")
 
+GRIDENGINE = "/usr/lib/gridengine"
+"""Where Debian's packages have all programs of Grid Engine: those on PATH lead there by a script that wants a cell."""
+GRIDENGINE_PROGRAMS = (
+    "sge_qmaster",
+    "sge_execd",
+    "sge_shepherd",
+    "spoolinit",
+    "qconf",
+    "qsub",
+    "qhost",
+    "qstat",
+    "qrsh",
+)
+
 NOBODY = 65534
 LOOP_CTL_GET_FREE = 0x4C82
 """linux/loop.h"""
@@ -80,11 +94,21 @@ def _shaped_network() -> bool:
     return _root() and _runs("unshare", "--net", "sh", "-c", batch)
 
 
-def _slurm() -> bool:
-    """Whether a whole Slurm can run here, each daemon on a host that is but namespaces, with an /etc of its own."""
+def _machines() -> bool:
+    """Whether there can be hosts that are but namespaces, each with an /etc of its own."""
     layers = "mkdir /mnt/a /mnt/b && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
     trial = f"mount -t tmpfs tmpfs /mnt && {layers}"
-    return all(map(daemon, SLURM_PROGRAMS)) and _shaped_network() and _runs("unshare", "--mount", "sh", "-c", trial)
+    return _shaped_network() and _runs("unshare", "--mount", "sh", "-c", trial)
+
+
+def _slurm() -> bool:
+    """Whether a whole Slurm can run here, each daemon on a host of its own."""
+    return all(map(daemon, SLURM_PROGRAMS)) and _machines()
+
+
+def _gridengine() -> bool:
+    """Whether a whole Grid Engine can run here, each daemon on a host of its own."""
+    return all(os.path.exists(f"{GRIDENGINE}/{name}") for name in GRIDENGINE_PROGRAMS) and _machines()
 
 
 _TRIALS: dict[str, Callable[[], bool]] = {
@@ -100,11 +124,12 @@ _TRIALS: dict[str, Callable[[], bool]] = {
     "netns-cluster": _shaped_network,
     "zookeeper": _zookeeper,
     "slurm": _slurm,
+    "gridengine": _gridengine,
 }
 
 PROGRAMS = (
     *("squashfuse_ll", "mksquashfs", "unsquashfs", "fusermount3", "mkfs.erofs", "siftool", "nginx", "curl"),
-    *("shellcheck", "openssl", "apptainer", "singularity", "tc", "gcc", "make"),
+    *("shellcheck", "openssl", "apptainer", "singularity", "tc", "gcc", "make", "mpirun.openmpi", "mpiexec.hydra"),
 )
 
 NAMES = (*_TRIALS, *PROGRAMS)
