@@ -33,7 +33,7 @@ def page() -> str:
     known = commands()
     parts = [
         HEAD.strip(),
-        *(f".Nm\n{_roff(command.usage.removeprefix('stage-image '))}" for command in known),
+        *(f".Nm\n{roff(command.usage.removeprefix('stage-image '))}" for command in known),
         DESCRIPTION.strip(),
         ".Sh COMMANDS",
         *(line for command in known for line in _verb(command)),
@@ -154,12 +154,12 @@ stage\-image prune \-\-max\-age 30d
 
 
 def _verb(command: Command) -> Iterator[str]:
-    yield f".Ss {_roff(command.verb)}"
+    yield f".Ss {roff(command.verb)}"
     yield _sentence(command.summary)
     yield from _items((_words(option), _sentence(option.help)) for option in (*command.arguments, *command.options))
     for block in command.notes:
         if block.literal:
-            literal = "\n".join(map(_roff, block.text.splitlines()))
+            literal = "\n".join(map(roff, block.text.splitlines()))
             yield f".Bd -literal -offset indent\n{literal}\n.Ed"
         else:
             yield f".Pp\n{_sentence(' '.join(block.text.split()))}"
@@ -175,8 +175,8 @@ def _words(option: Option) -> str:
     """Return `Fl -store Ar DIR` for `--store DIR`, and `Ar REF` for `REF`."""
     name, _, value = option.words.partition(" ")
     if not name.startswith("-"):
-        return f"Ar {_roff(option.words)}"
-    return f"Fl {_roff(name[1:])}" + (f" Ar {_roff(value)}" if value else "")
+        return f"Ar {roff(option.words)}"
+    return f"Fl {roff(name[1:])}" + (f" Ar {roff(value)}" if value else "")
 
 
 def _sentence(text: str) -> str:
@@ -185,10 +185,11 @@ def _sentence(text: str) -> str:
     whole = text[:1].upper() + text[1:] if first.isalpha() else text
     sentences = re.split(r"(?<=[a-z`)]\.) (?=[A-Z])", whole if whole.endswith((".", ":")) else f"{whole}.")
     lines = (line for sentence in sentences for line in wrap(sentence, WIDTH, break_on_hyphens=False))
-    return "\n".join(map(_roff, lines))
+    return "\n".join(map(roff, lines))
 
 
-def _roff(text: str) -> str:
+def roff(text: str) -> str:
+    """Return plain text with all that roff would understand made plain (groff_char(7))."""
     plain = text.translate(_PLAIN)
     return rf"\&{plain}" if plain.startswith(".") else plain
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stager import lease, warm
+from stager import lease, report, warm
 from stager.errors import StageImageError
 from stager.process import ProcessIdentity, boot_id
 from stager.store import copies, files, images, room
@@ -163,7 +163,9 @@ def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:
     if room.is_mounted(layout, digest) or (not force and room.in_use(layout, digest)):
         return 0
     warm.forget(layout, str(digest))
-    return images.remove(layout, digest, keep=lambda: not force and bool(lease.living(layout.leases(digest))))
+    freed = images.remove(layout, digest, keep=lambda: not force and bool(lease.living(layout.leases(digest))))
+    report.drop(layout, digest)
+    return freed
 
 
 def _holds_bytes(folder: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stager import report
 from stager.store import images, memory
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Known:
         record = self.layout.reference_record(self.key)
         memory.write_seen(record, self.reference.shown, digest, validators=validators, at=asked)
         self.trace("seen")
+        report.note(self.layout, digest, self.reference.shown)
 
     def failure(self, begun: float, *, retry: bool) -> StageImageError | None:
         """Return the failure that stands for a call from `begun`; with `retry`, only one from after that moment."""

@@ -26,7 +26,11 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def make_known(node: Node) -> None:
-    """Tell the cluster, if there is one, what this node holds now. Within SECONDS, and whether it works or not."""
+    """Tell the cluster, if there is one, what this node holds now. Within SECONDS, and whether it works or not.
+
+    And Grid Engine, if the site pushes.
+    """
+    tell_gridengine(node)
     trouble = ["there was no answer in time"]
     try:
         if not node.config.is_cluster:
@@ -39,6 +43,14 @@ def make_known(node: Node) -> None:
     thread.join(SECONDS)
     if trouble[0]:
         write_line(f"warning: the cluster was not told what this node holds now: {trouble[0]}")
+
+
+def tell_gridengine(node: Node) -> None:
+    """Tell Grid Engine what this node holds now, if the site pushes, and only if that has changed."""
+    if node.config.gridengine_push:
+        from stager.cli.gridengine_push import push
+
+        push(node)
 
 
 def holders(found: Mapping[str, bytes]) -> dict[str, list[str]]:

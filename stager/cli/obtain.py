@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stager import warm
 from stager.cli.fetching import staging
 from stager.cli.node import Node
+from stager.cli.node_records import tell_gridengine
 from stager.cli.options import flags
 from stager.errors import MountUnavailable, StageImageError
 from stager.leading import give_up
@@ -76,6 +77,7 @@ def obtain(
             give_up(note)
         tell.close()
     node.collector.run()
+    tell_gridengine(node)
     return Obtained(node, image, mounted[0])
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "remove": "remove an image from the store",
     "prune": "evict unused images, longest unused first",
     "slurm": "Slurm's hooks, its doctor, and which images a node has, told to it",
+    "load-sensor": "Grid Engine's load sensor: which images a node has, told to execd",
     "config": "show every setting and where it came from",
     "doctor": "show what this node can do, and what lies about",
     "demo": "show it all: an origin, 32 tasks, one download, one mount",
@@ -95,6 +96,11 @@ def _command_of(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:cut], words[cut + 1 :]
 
 
+def module_of(verb: str) -> str:
+    """Return the name of a verb's module."""
+    return f"stager.cli.{verb.replace('-', '_')}_verb"
+
+
 def build(only: str | None = None) -> Parser:
     """Return the parser; with `only`, the other verbs stay without arguments, and their modules unimported."""
     parser = Parser(
@@ -110,7 +116,7 @@ def build(only: str | None = None) -> Parser:
         if only not in (None, verb):
             verbs.add_parser(verb, help=summary)
             continue
-        module = importlib.import_module(f"stager.cli.{verb}_verb")
+        module = importlib.import_module(module_of(verb))
         child = verbs.add_parser(
             verb,
             help=summary,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stager import __version__, warm
-from stager.cli.parser import VERBS, build, parse
+from stager.cli.parser import VERBS, build, module_of, parse
 from tests.support.effort import effort
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_verb_imports_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in VERBS:
-        monkeypatch.delitem(sys.modules, f"stager.cli.{verb}_verb", raising=False)
+        monkeypatch.delitem(sys.modules, module_of(verb), raising=False)
     build(only="list")
-    assert {verb for verb in VERBS if f"stager.cli.{verb}_verb" in sys.modules} == {"list"}
+    assert {verb for verb in VERBS if module_of(verb) in sys.modules} == {"list"}
 
 
 def test_every_verb_has_a_module_with_what_is_needed() -> None:
     build()
     for verb in VERBS:
-        module = import_module(f"stager.cli.{verb}_verb")
+        module = import_module(module_of(verb))
         assert module.EPILOG
         assert callable(module.run)

@@ -100,6 +100,6 @@ def test_the_man_page_is_plain_mdoc() -> None:
 
 def test_the_man_page_has_every_verb_and_variable() -> None:
     page = manual.page()
-    assert [command.verb for command in commands() if f"\n.Ss {command.verb}\n" not in page] == []
+    assert [command.verb for command in commands() if f"\n.Ss {manual.roff(command.verb)}\n" not in page] == []
     variables = [key.variable for key in config.KEYS.values() if key.name != "mirrors"]
     assert [name for name in variables if f"\n.It Ev {name}\n" not in page] == []
