@@ -67,7 +67,7 @@ def late(n1: Node, origin: Origin) -> Stall:
     stall = held(origin)
     n1.configure(store=n1.store, connections=1, slurm_allow=[origin.url("/")], slurm_budget="0.3s")
     assert n1.prolog(7, origin.url("/tool.sqsh")).code == 0
-    assert stall.reached.is_set()
+    assert stall.reached.wait(20)
     return stall
 
 
