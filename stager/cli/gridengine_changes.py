@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from difflib import unified_diff
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from stager.errors import UsageError
+from stager.errors import InUse, UsageError
 from stager.schedulers import gridengine_setup as texts
 from stager.schedulers import qconf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+REPORT_SECONDS = 60.0
+"""Longer than the 40 s between two reports of a host (load_report_time, sge_conf(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Setup:
         if "complexes" in self._parts:
             before = qconf.ask("-sc")
             after = texts.complexes(before, undo=self._undo)
-            yield Change("complexes", before, after, lambda: qconf.change("-Mc", after, "complexes"))
+            yield Change("complexes", before, after, lambda: _patiently(after))
 
     def _global(self) -> Iterator[Change]:
         if self._configuration:
@@ -92,6 +96,18 @@ class Setup:
             if pushed:
                 after = texts.without(before, pushed)
                 yield Change(f"host {host}", before, after, _dropped(host, pushed))
+
+
+def _patiently(complexes: str) -> None:
+    """Give qmaster its complexes, once no host's report has a value any more for one that is to go. Raises InUse."""
+    give_up = monotonic() + REPORT_SECONDS
+    while True:
+        try:
+            return qconf.change("-Mc", complexes, "complexes")
+        except InUse:
+            if monotonic() > give_up:
+                raise
+        sleep(0.5)
 
 
 def _modified(name: str, text: str) -> Callable[[], object]:

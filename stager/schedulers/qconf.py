@@ -7,7 +7,7 @@ import tempfile
 from typing import NoReturn
 
 from stager import program
-from stager.errors import AccessDenied, ClusterUnavailable
+from stager.errors import AccessDenied, ClusterUnavailable, InUse
 from stager.program import ProgramFailed
 
 TIMEOUT = 20.0
@@ -15,7 +15,7 @@ TIMEOUT = 20.0
 
 
 def ask(*words: str) -> str:
-    """Return what `qconf` prints, with each value on a line of its own. Raises AccessDenied, ClusterUnavailable."""
+    """Return what `qconf` prints, each value on one line. Raises AccessDenied, InUse, ClusterUnavailable."""
     environ = {**os.environ, "LC_ALL": "C", "SGE_SINGLE_LINE": "1"}
     try:
         return program.run(["qconf", *words], timeout=TIMEOUT, env=environ)
@@ -36,8 +36,12 @@ def change(option: str, text: str, name: str) -> None:
 
 
 def _fail(failed: ProgramFailed) -> NoReturn:
+    said = failed.stderr.splitlines()
+    if "still referenced" in failed.stderr:
+        hint = "hosts tell of images until their next report, and jobs may ask for them: try again later"
+        raise InUse(f"Grid Engine refuses: {said[0]}", hint=hint) from failed
     if "denied" in failed.stderr:
         hint = "run it on an administrative host, as root or a manager: qconf -sh, qconf -sm"
-        raise AccessDenied(f"Grid Engine refuses: {failed.stderr}", hint=hint) from failed
+        raise AccessDenied(f"Grid Engine refuses: {said[0]}", hint=hint) from failed
     hint = "run it where Grid Engine's commands are, with SGE_ROOT set and qmaster up: `qconf -sss`"
     raise ClusterUnavailable(f"Grid Engine cannot be asked: {failed}", hint=hint) from failed
