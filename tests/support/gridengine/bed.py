@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
+from stager.schedulers.gridengine_setup import COMPLEXES, TOLD
 from tests.support.cluster.hosts import Host, together
 from tests.support.cluster.network import UNSHAPED, Switch
 from tests.support.cluster.origin import Origin
 from tests.support.gridengine.machine import Machine
-from tests.support.gridengine.site import COMPLEXES, Site, replaced
+from tests.support.gridengine.site import Site, replaced
 from tests.support.leftovers import GRACE
 from tests.support.slurm.site import ALICE, BOB, STORE
 from tests.support.slurm.users import User
@@ -29,8 +30,8 @@ _PORT = 6444
 _ASK_AGAIN = 0.05
 """Seconds between two questions to qmaster: each is a process, on a machine that has others to run."""
 _SHIPPED = ROOT / "sbatch-wrapper" / "gridengine"
-_HOOKS = {"prolog": "root@", "epilog": "root@", "starter": ""}
-"""Files of hooks, and as whom Grid Engine is to run them; nothing is: as the job's user."""
+_HOOKS = {"prolog": f"root@{{}} {TOLD}", "epilog": f"root@{{}} {TOLD}", "starter": "{}"}
+"""Files of hooks, and what Grid Engine is told of them."""
 _QUEUE_SETTING = {"starter": "starter_method"}
 
 
@@ -79,8 +80,9 @@ class Bed:
         return next(machine for machine in self.hosts if machine.name == name)
 
     def reporting(self, *hosts: Machine) -> None:
-        """Return when these hosts have reported their load."""
+        """Return when these hosts, just started, have reported their load."""
         for host in hosts:
+            self.wait_for(host.has_registered, f"execd of {host} to find qmaster")
             self.await_value(host, "load_avg", lambda value: value not in ("", "-"))
 
     def qconf(self, *words: str, stdin: str = "") -> str:
@@ -159,6 +161,8 @@ class Bed:
 
     def cut_power(self, host: Machine) -> None:
         """Cut a host's power; Grid Engine finds out after max_unheard."""
+        # Connections are reset: as long as qmaster holds one to the old execd, for a minute, it takes none of the new.
+        host.host.kill()
         self.switch.unplug(host.host)
         host.power_off()
 
@@ -266,7 +270,7 @@ def _hooks(place: Site, hooks: bool | Path) -> tuple[dict[str, str], dict[str, s
     if hooks is not True:
         folder = place.folder / "hooks"
         shutil.copytree(hooks, folder)
-    there = {name: f"{user}{folder / name}" for name, user in _HOOKS.items() if (folder / name).exists()}
+    there = {name: value.format(folder / name) for name, value in _HOOKS.items() if (folder / name).exists()}
     of_queue = {_QUEUE_SETTING[name]: there.pop(name) for name in list(there) if name in _QUEUE_SETTING}
     return there, of_queue
 

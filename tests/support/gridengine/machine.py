@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MUNGE = "mkdir /run/munge\n"
 """Where what Slurm needs besides the directories begins."""
 _PATH = f"{PROGRAMS}:/usr/local/bin:/usr/bin:/bin"
+_REGISTERED = b"|registered at qmaster host"
 _SHEPHERD = "sge_shepherd"
 
 
@@ -29,6 +30,7 @@ class Machine(machine.Machine):
     def __init__(self, name: str, site: Site, *, address: str, number: int, role: str) -> None:
         super().__init__(name, site, address=address, number=number, role=role)
         self._root = site.root
+        self._read = 0
         spool = self.folder / "spool" / "gridengine"
         spool.mkdir()
         os.chown(spool, ADMIN, ADMIN)
@@ -43,9 +45,14 @@ class Machine(machine.Machine):
     def serve(self) -> None:
         """Start the daemon of its role; jobs inherit its environment."""
         self._own = frozenset(mountpoints(self.host.pid))
+        self._read = len(self._messages())
         names = {"SGE_ROOT": str(self._root), "SGE_CELL": "default", "SGE_ND": "1", **PORTS}
         variables = [f"{name}={value}" for name, value in {"PATH": _PATH, **names}.items()]
         self._daemon = self.host.start("env", "-i", *variables, f"{PROGRAMS}/{self.role}")
+
+    def has_registered(self) -> bool:
+        """Whether execd has found qmaster since it was last started."""
+        return _REGISTERED in self._messages()[self._read :]
 
     @property
     def daemon(self) -> Process:
@@ -78,6 +85,10 @@ class Machine(machine.Machine):
     def start(self) -> None:
         """Boot it again; return when it reports again."""
         self.bed.give_power(self)
+
+    def _messages(self) -> bytes:
+        path = self.folder / "spool" / "gridengine" / self.name / "messages"
+        return path.read_bytes() if path.exists() else b""
 
 
 def _offspring(pid: int) -> list[int]:

@@ -20,13 +20,6 @@ SPOOL = "/var/spool/gridengine"
 PORTS = {"SGE_QMASTER_PORT": "6444", "SGE_EXECD_PORT": "6445"}
 """As registered with IANA; every host has a network of its own."""
 
-COMPLEXES = (
-    *(f"stage_images{number or ''} {number or ''}simg RESTRING == YES NO NONE 0" for number in (0, *range(2, 9))),
-    "stage_images_cut simgcut INT == YES NO 0 0",
-    "stage_free simgfree MEMORY <= YES NO 0 0",
-    "stage_busy simgbusy INT <= YES NO 0 0",
-)
-
 # load_thresholds of the queue aside, these make Grid Engine tell and act within a second, and mail nobody.
 _CONF = {
     "execd_spool_dir": SPOOL,
