@@ -113,7 +113,7 @@ def test_whenever_a_prolog_is_killed_the_epilog_takes_all_back(
     assert n1.left() == []
 
 
-@pytest.mark.parametrize("milliseconds", [0, 40, 80, 120, 160])
+@pytest.mark.parametrize("milliseconds", [0, 40, 80, 120, 160, 220, 280])
 def test_an_epilog_beside_a_prolog(n1: Node, url: str, milliseconds: int) -> None:
     prolog = n1.start_prolog(7, url)
     time.sleep(milliseconds / 1000)  # any moment will do
@@ -550,3 +550,30 @@ def test_a_device_number_that_the_boot_has_changed(n1: Node, origin: Origin, url
     (made,) = n1.record(7)["directories"]
     n1.rewrite_record(7, boot="00000000", directories=[made | {"dev": made["dev"] + 1}])
     assert (n1.epilog(8).code, n1.left()) == (0, [])
+
+
+def test_two_prologs_of_a_job_at_once(n1: Node, origin: Origin, url: str) -> None:
+    places = [f"/tmp={n1.disk}/private/tmp"]
+    n1.configure(**settings(n1, origin, slurm_private=places, slurm_images_at="/mnt/images"))
+    for path in (f"{n1.disk}/private", "/mnt/images"):
+        n1.view(path).mkdir(mode=0o755)
+    both = [n1.start_prolog(7, url, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"}) for _ in range(2)]
+    assert [(ran.code, ran.err) for ran in (each.end() for each in both)] == [(0, "")] * 2
+    assert n1.task(7).exports["STAGE_IMAGE_DIGEST"] == DIGEST
+    assert (n1.epilog(7).code, n1.left()) == (0, [])
+
+
+@pytest.mark.parametrize("lacks", ["the mount", "the base", "the images' place"])
+def test_a_job_whose_own_mounts_cannot_be_made(n1: Node, origin: Origin, url: str, lacks: str) -> None:
+    base = n1.view(f"{n1.disk}/private")
+    if lacks != "the base":
+        base.mkdir(mode=0o755)
+    place = {"the mount": "/mnt/nowhere"}.get(lacks, "/tmp")
+    shown = {"the images' place": "/mnt/nowhere"}.get(lacks, "")
+    n1.configure(**settings(n1, origin, slurm_private=[f"{place}={n1.disk}/private/x"], slurm_images_at=shown))
+    ran = n1.prolog(7, url, env={"SPANK_STAGE_IMAGE_PRIVATE_TMP": "1"})
+    assert (ran.code, "Traceback" in ran.err) == (0, False)
+    assert ran.err.startswith(ERROR), ran
+    assert n1.logged(job="7", severity="4")
+    assert "print stage-image: the Prolog could not stage it: " in n1.task(7).out
+    assert (n1.epilog(7).code, n1.left()) == (0, [])
