@@ -15,6 +15,7 @@ __all__ = ["EPILOG", "add_arguments", "run"]
 EPILOG = """\
   prolog  root@/usr/share/stage-image/gridengine/prolog $job_owner $job_id $ja_task_id
   epilog  root@/usr/share/stage-image/gridengine/epilog $job_owner $job_id $ja_task_id
+  stage-image gridengine setup --dry-run                 these lines and more, as a diff; --apply makes it so
   starter_method /usr/share/stage-image/gridengine/starter          in the queue, see sge_queue_conf(5)
 
 The prolog exits with 0 whatever happens, unless gridengine.strict is set: then with 100 for a job that asks for what
@@ -25,6 +26,7 @@ nothing while there is a file /etc/stage-image/disabled. See docs/how-to/grid-en
 ACTIONS = {
     "prolog": ("gridengine_prolog", "stage what the job asked for, before its script starts"),
     "epilog": ("gridengine_epilog", "take back what the job had on this host"),
+    "setup": ("gridengine_setup", "show, make or undo what Grid Engine's configuration needs"),
     "submit": ("gridengine_submit", "submit a job with its image resolved and pinned; see sbatch-wrapper/README.md"),
 }
 """Action → module of this package, and what it does; each adds its own arguments."""

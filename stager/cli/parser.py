@@ -23,6 +23,7 @@ VERBS = {
     "remove": "remove an image from the store",
     "prune": "evict unused images, longest unused first",
     "slurm": "Slurm's hooks, its doctor, and which images a node has, told to it",
+    "gridengine": "Grid Engine's hooks, its set-up, and how jobs ask for images",
     "load-sensor": "Grid Engine's load sensor: which images a node has, told to execd",
     "config": "show every setting and where it came from",
     "doctor": "show what this node can do, and what lies about",

@@ -46,7 +46,7 @@ _PASSES = (
 )
 """What another node, or the same one later, may do better."""
 
-_KEPT = ("PATH", "LANG", "LC_ALL", "TZ")
+_KEPT = ("PATH", "SGE_ROOT", "SGE_CELL")
 _MAX_JOB = 12
 """Digits. The qmaster's own limit is 7 to 10 (`max_jobid` wraps at 9,999,999)."""
 
@@ -141,7 +141,7 @@ def _ids(owner: str) -> tuple[int | None, int | None]:
 
 
 def trusted(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of a hook's environment root may go on with: neither settings nor what libraries heed."""
+    """Return what of a hook's environment root goes on with: neither settings nor what libraries heed."""
     return {name: environ[name] for name in _KEPT if name in environ}
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stager.errors import UsageError
+from stager.errors import InvalidReference, UsageError
 from stager.schedulers.request import VARIABLES
 
 if TYPE_CHECKING:
@@ -114,6 +114,12 @@ def wish(references: Sequence[Reference], complexes: Sequence[str]) -> list[str]
 
 
 def tell(references: Sequence[str]) -> list[str]:
-    """Return the options that tell the job, and its prolog, what it wants."""
+    """Return the options that tell the job, and its prolog, what it wants.
+
+    Raises InvalidReference for what `-v` takes for a quotation, in which commas part nothing (measured with 8.1.9).
+    """
+    for reference in references:
+        if {"'", '"', "\\"}.intersection(reference):
+            raise InvalidReference(f"{reference[:80]!a} has quotation marks, which qsub would take for its own")
     told = [f"{name}={reference}" for name, reference in zip(VARIABLES, references, strict=False)]
     return ["-v", ",".join(told)] if told else []
