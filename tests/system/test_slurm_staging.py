@@ -75,7 +75,7 @@ srun --ntasks-per-node={TASKS} stage-image exec {url} -- sh -c '{READ}'
 srun --ntasks-per-node=1 stage-image umount {url}
 """
     job = bed.sbatch(script, f"-N{NODES}", f"--ntasks-per-node={TASKS}", "--error=errors")
-    assert bed.await_job(job) == "COMPLETED", bed.output(job)
+    assert bed.await_job(job) == "COMPLETED", (bed.user.home / "errors").read_text("utf-8")
     assert Counter(bed.output(job).splitlines()) == each_task(word)
     assert one_download_each(bed, url)
     assert bed.leftovers() == []

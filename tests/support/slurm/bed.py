@@ -160,7 +160,11 @@ class Bed:
         self.idle(node)
 
     def leftovers(self, grace: float = GRACE) -> list[str]:
-        """Return what is left on the nodes, one line for each thing, once nothing is or the grace is over."""
+        """Return what is left on the nodes, one line for each thing, once nothing is or the grace is over.
+
+        It begins when the Epilogs of jobs that have ended are through.
+        """
+        self.wait_for(lambda: not any(state.startswith("comp") for state in self.states().values()), "the Epilogs")
         end = time.monotonic() + grace
         while (lines := [line for node in self.nodes for line in node.leftovers()]) and time.monotonic() < end:
             time.sleep(_ASK_AGAIN)
