@@ -80,20 +80,23 @@ def test_private_directories_are_for_those_who_ask(bed: Bed) -> None:
 
 
 def test_a_requeued_job_begins_anew_and_leaves_nothing(bed: Bed) -> None:
+    """On another node: slurmd 22.05, made to start a job again at once on the same one, may leave out its Prolog."""
     job = bed.sbatch(STAY, "-w", "n1", "--private-tmp", "--requeue")
-    for run in range(3):
+    for run, node in enumerate(bed.nodes):
         seen = bed.user.home / f"seen.{run or ''}"
         until(seen.exists, f"run {run} of the job")
         assert seen.read_text("ascii") == "/dev/shm:\n\n/var/tmp:\ndeep\n"
-        assert bases(bed.nodes[0]) == [f"private.{job}.{run}"]
-        if run < 2:
+        assert bases(node) == [f"private.{job}.{run}"]
+        if run == 0:
             bed.scontrol("requeue", job)
             bed.await_state(job, "PENDING")
             bed.idle()
-            assert bases(bed.nodes[0]) == []
-            bed.scontrol("update", f"JobId={job}", "StartTime=now")
+            assert bases(node) == []
+            bed.scontrol("update", f"JobId={job}", "ReqNodeList=n2", "StartTime=now")
     assert bed.user.run("scancel", job).code == 0
     bed.await_job(job)
+    for path in bed.user.home.glob("seen.*"):
+        path.unlink()
 
 
 def test_what_a_power_failure_left_goes_with_the_next_job(bed: Bed) -> None:
