@@ -70,7 +70,7 @@ class GridEngineHook:
         Raises ConfigError if they name no job, or root is given no arguments.
         """
         owner, job, task = _told(words, environ, as_root=euid == 0)
-        if not (job.isascii() and job.isdigit() and 0 < len(job) <= _MAX_JOB):
+        if not (job.isascii() and job.isdigit() and job[0] != "0" and len(job) <= _MAX_JOB):
             raise ConfigError(f"{job[:40]!a} is not the number of a job", hint=_HINT)
         if not (task.isascii() and task.isdigit() and len(task) <= _MAX_JOB):
             task = ""
