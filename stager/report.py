@@ -105,11 +105,11 @@ def rebuild(layout: Layout, *, create: bool = False) -> bool:
 
 
 @contextmanager
-def locked(path: str, seconds: float = LOCK_SECONDS) -> Iterator[bool]:
-    """Hold a lock file for the time of the context; tell whether it could be had within so many seconds."""
+def locked(path: str, seconds: float | None = None) -> Iterator[bool]:
+    """Hold a lock file for the time of the context; tell whether it could be had in time (default: LOCK_SECONDS)."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        yield _is_locked(fd, time.monotonic() + seconds)
+        yield _is_locked(fd, time.monotonic() + (LOCK_SECONDS if seconds is None else seconds))
     finally:
         os.close(fd)
 
