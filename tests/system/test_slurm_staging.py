@@ -19,13 +19,16 @@ pytestmark = pytest.mark.needs("slurm", "nginx", "mksquashfs", "loop")
 
 NODES, TASKS = 4, 16
 SITE = {"runtime": "none", "cluster.linger": "1s", "cluster.session_timeout": "2s"}
+PATIENT = {"MessageTimeout": "60", "TCPTimeout": "20"}
+"""64 interpreters that start at once keep a small machine from answering for longer than Slurm usually waits."""
 CLUSTER = pytest.param(True, marks=pytest.mark.needs("zookeeper"), id="zookeeper")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(False, id="alone"), CLUSTER])
 def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     folder = tmp_path_factory.mktemp("bed")
-    with slurm(folder, nodes=NODES, cpus=TASKS, hooks=True, zookeeper=request.param, site=SITE) as bed:
+    zookeeper: bool = request.param
+    with slurm(folder, nodes=NODES, cpus=TASKS, hooks=True, zookeeper=zookeeper, site=SITE, conf=PATIENT) as bed:
         yield bed
 
 
