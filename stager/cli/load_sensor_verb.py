@@ -115,6 +115,8 @@ class Sensor:
 def look(given: dict[str, object]) -> Status:
     """Return what the store holds: by its report, without any lock. Raises StageImageError, OSError."""
     layout = store(given)
+    if not os.path.lexists(layout.report):
+        refresh(given)  # the store has come to be since, or somebody has removed it
     items = [name for name, _ in report.read(layout)]
     return Status(items, room.free_bytes(_nearest(layout.root)), _stagings(layout))
 
