@@ -25,7 +25,9 @@ def heed(node: Node, reference: Reference, tell: Teller) -> None:
     """
     known = told.read(node.scope)
     if known is not None and any(_is_same(text, reference) for text in known.wanted):
-        known = told.await_stager(node.scope, node.clock, tell)
+        known = told.await_stager(
+            node.scope, node.clock, tell, enough=lambda now: _digest_of(now, reference) is not None
+        )
     digest = _digest_of(known, reference) if known is not None else None
     if digest is not None and reference.digest is None:
         with suppress(OSError, StageImageError):  # where nothing can be written, the origin is asked

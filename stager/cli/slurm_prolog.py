@@ -9,14 +9,15 @@ this ends with 0 whatever happens unless the site is strict, within its budget, 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from stager.cli.boundary import report
 from stager.cli.slurm_job import JobNode, log_line
-from stager.errors import ConfigError, StageImageError
+from stager.cli.slurm_stager import LOCK_SECONDS, job_lock, stage
+from stager.errors import ConfigError, LeaderLost, StageImageError
 from stager.schedulers import hook, private, told, visible
 from stager.schedulers.hook import HookEnvironment
 from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
@@ -25,7 +26,7 @@ from stager.store.trouble import as_error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stager.schedulers.site import Hook
 
@@ -92,12 +93,29 @@ class Prolog:
         references = self._hook.request().references
         if not references and not places:
             return
-        record = self._recorded(references, places)
-        shows = references and self._node.site.images_at
-        if (places or shows) and not record.namespace:
-            record = self._make_private(record)
+        earlier = self._earlier()
+        if earlier is not None and earlier.stager is not None:
+            self._await(earlier)
+            return
+        # An Epilog beside a living Prolog, as after a slurmd that was killed, finds nothing, or all of it recorded.
+        with self._job_lock():
+            record = self._earlier() or self._recorded(references, places)
+            shows = references and self._node.site.images_at
+            if (places or shows) and not record.namespace:
+                record = self._make_private(record)
         if references:
-            self._stage(record)
+            self._stage()
+
+    @contextmanager
+    def _job_lock(self) -> Iterator[None]:
+        give_up = monotonic() + LOCK_SECONDS
+        while monotonic() < give_up:
+            with self._node.election.lead(job_lock(self._node.scope)) as ours:
+                if ours:
+                    yield
+                    return
+            self._node.clock.sleep(0.05)
+        raise LeaderLost(f"another hook of the job has been at work here for {LOCK_SECONDS:.0f} s")
 
     def _places(self) -> tuple[private.Place, ...]:
         site = self._node.site
@@ -110,15 +128,18 @@ class Prolog:
             raise ConfigError("the scheduler does not say whose job it is, by a user and group that there are")
         return uid, gid
 
-    def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
-        """Return the job's record, written down; what an earlier run of the job left here is cleared away first."""
+    def _earlier(self) -> JobRecord | None:
+        """Return what this very run of the job has here already; what an earlier run left is cleared away."""
         earlier = self._node.registry.read(self._node.scope)
-        if earlier is not None and earlier.of_this_boot and earlier.restart == self._hook.restart:
+        if earlier is None or (earlier.of_this_boot and earlier.restart == self._hook.restart and not earlier.over):
             return earlier
-        if earlier is not None:
-            from stager.cli.slurm_release import Release
+        from stager.cli.slurm_release import Release
 
-            Release(self._node, earlier).run()
+        Release(self._node, earlier).run()
+        return None
+
+    def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
+        """Return the job's record, written down."""
         uid, gid = self._owner()
         wanted = private.directories(places, self._hook.job, self._hook.restart)
         record = JobRecord(
@@ -164,14 +185,10 @@ class Prolog:
                 self._node.log("private", as_error(error, path))
         return binds
 
-    def _stage(self, record: JobRecord) -> None:
+    def _stage(self) -> None:
         """Have a process of its own stage, and wait for it while the budget lasts."""
         from stager import deputy
-        from stager.cli.slurm_stager import stage
 
-        if record.stager is not None:
-            self._await(record)
-            return
         tell = self._node.teller("the job's images")
         with deputy.begin(lambda principal: stage(self._node, principal), tell) as process, suppress(_BudgetSpentError):
             process.outcome(self._look_at_budget)

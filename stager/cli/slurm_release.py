@@ -117,6 +117,8 @@ class Release:
 
     def _directories(self) -> None:
         for directory in reversed(self._record.directories):
+            if not os.path.lexists(directory.path):
+                continue
             # Device numbers are those of one boot: of tmpfs, btrfs, device mapper and NFS they may be others after it.
             dev = directory.dev if self._record.of_this_boot else 0
             try:

@@ -20,7 +20,7 @@ from stager.process import ProcessIdentity
 from stager.schedulers.registry import make_run_folder, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stager.clock import Clock
     from stager.errors import StageImageError
@@ -127,13 +127,17 @@ def write(scope: str, told: Told, uid: int) -> None:
     os.rename(aside, path(scope))
 
 
-def await_stager(scope: str, clock: Clock, tell: Teller) -> Told | None:
-    """Wait while somebody stages for the job; return the outcome.
+def await_stager(
+    scope: str, clock: Clock, tell: Teller, enough: Callable[[Told], bool] = lambda _told: False
+) -> Told | None:
+    """Wait while somebody stages for the job, and it is not `enough`; return the outcome.
 
     Bounded: by the life of whoever stages, by SILENT seconds without a line of it, and by LONGEST.
     """
     begun, seen, since, met = clock.now(), 0, clock.now(), False
     while (told := read(scope)) is not None and (stager := told.stager) is not None:
+        if enough(told):
+            return told
         now = clock.now()
         if told.written != seen:
             seen, since = told.written, now

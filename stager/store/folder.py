@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-from stager.errors import StoreUnusable
+from stager.errors import NoSpace, StoreUnusable
 from stager.layout import VERSION, Layout
 from stager.store.files import discard, make_folders, read_text, write_text
 
@@ -32,7 +33,7 @@ def default_root(environ: dict[str, str] | os._Environ[str], uid: int) -> str:
 def open_store(root: str) -> Layout:
     """Return the layout of the store at `root`, made when missing. Idempotent, and safe beside others doing the same.
 
-    Raises StoreUnusable when it is foreign, writable by others, read-only while incomplete, or of a newer version.
+    Raises NoSpace, and StoreUnusable when it is foreign, writable by others, read-only while incomplete, or of a newer version.
     """
     if not root.startswith("/") or any(ord(c) < 32 for c in root):
         raise StoreUnusable(f"the store {root!r} is not an absolute path")
@@ -42,7 +43,8 @@ def open_store(root: str) -> Layout:
             _make(layout)
         check(layout)
     except OSError as error:
-        raise StoreUnusable(f"the store {root} cannot be made: {error.strerror or error}") from error
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreUnusable
+        raise kind(f"the store {root} cannot be made: {error.strerror or error}") from error
     return layout
 
 
