@@ -33,7 +33,8 @@ def default_root(environ: dict[str, str] | os._Environ[str], uid: int) -> str:
 def open_store(root: str) -> Layout:
     """Return the layout of the store at `root`, made when missing. Idempotent, and safe beside others doing the same.
 
-    Raises NoSpace, and StoreUnusable when it is foreign, writable by others, read-only while incomplete, or of a newer version.
+    Raises NoSpace, and StoreUnusable when it is foreign, writable by others, read-only while incomplete, or of a newer
+    version.
     """
     if not root.startswith("/") or any(ord(c) < 32 for c in root):
         raise StoreUnusable(f"the store {root!r} is not an absolute path")
