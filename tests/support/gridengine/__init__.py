@@ -6,15 +6,16 @@
         assert bed.await_job(job) == "0", bed.output(job)
         assert bed.leftovers() == []
 
-`gridengine(folder, hosts=3, slots=4, sensor=False, hooks=False, complexes=(), site={}, conf={}, queue={}, rate=0)`:
+`gridengine(folder, hosts=3, slots=4, sensor=False, hooks=False, zookeeper=False, complexes=(), …)`, and:
   hosts      execution hosts e1, e2, …, each with `slots` slots in the queue all.q; pe_list has `spread` ($round_robin)
              and `fill` ($fill_up), both with control_slaves
   sensor     True: load_sensor is that of sbatch-wrapper/gridengine, and the complexes of stage-image are there; a path:
              that script
   hooks      True: prolog and epilog (as root) and starter_method are those of sbatch-wrapper/gridengine; a directory:
              those in it (`prolog`, `epilog`, `starter`, whichever are there)
+  zookeeper  with a server of its own, and cluster scope in the settings of all hosts
   complexes  more lines of `qconf -sc`
-  site       settings of /etc/stage-image/config.toml, dotted names; `store` has a value
+  site       settings of /etc/stage-image/config.toml, dotted names; `store` and `gridengine.allow` have values
   conf       lines of the global configuration, queue: of all.q, to replace
   rate       Mbit/s of every host's link, and of the origin's; 0 is unshaped
 

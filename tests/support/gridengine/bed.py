@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
 from stager.schedulers.gridengine_setup import COMPLEXES, TOLD
+from tests.support.cluster.ensemble import Ensemble
 from tests.support.cluster.hosts import Host, together
 from tests.support.cluster.network import UNSHAPED, Switch
 from tests.support.cluster.origin import Origin
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ORIGIN = "10.79.0.1"
 _MASTER = "10.79.0.2"
 _PORT = 6444
+_KEEPER = "10.79.0.11"
 _ASK_AGAIN = 0.05
 """Seconds between two questions to qmaster: each is a process, on a machine that has others to run."""
 _SHIPPED = ROOT / "sbatch-wrapper" / "gridengine"
@@ -58,6 +60,7 @@ class Bed:
         self.other = User("bob", BOB, site.home / "bob", self.master)
         self.root = User("root", 0, Path("/root"), self.master)
         self.origin = Origin(machines["origin"].host, ORIGIN)
+        self.zookeeper = Ensemble([machines["zookeeper"].host], [_KEEPER]) if "zookeeper" in machines else None
         self._rate = rate
         self._scripts = count()
         for machine in self.hosts:
@@ -66,6 +69,8 @@ class Bed:
     def boot(self, cell: str, configuration: str) -> None:
         """Start all that serves; return when every execution host reports."""
         together([machine.set_up() for machine in (self.master, *self.hosts)])
+        if self.zookeeper:
+            self.zookeeper.start()
         self.origin.start()
         self._prepare(cell)
         self.master.serve()
@@ -73,6 +78,8 @@ class Bed:
         self._prepare(configuration)
         for machine in self.hosts:
             machine.serve()
+        if self.zookeeper:
+            self.zookeeper.wait()
         self.reporting(*self.hosts)
 
     def host(self, name: str) -> Machine:
@@ -215,6 +222,7 @@ def gridengine(
     slots: int = 4,
     sensor: bool | Path = False,
     hooks: bool | Path = False,
+    zookeeper: bool = False,
     complexes: Iterable[str] = (),
     site: Mapping[str, object] = NOTHING,
     conf: Mapping[str, str] = NOTHING,
@@ -228,16 +236,18 @@ def gridengine(
     cell = place.cell("qm", {**_sensor(place, sensor), **of_conf, **conf})
     known = (*(COMPLEXES if sensor is True else ()), *complexes)
     configuration = place.configuration("qm", names, slots, known, {**of_queue, **queue})
-    place.settings({"store": STORE, **site})
+    keeper = {"scope": "cluster", "cluster.zookeeper": f"{_KEEPER}:2181"} if zookeeper else {}
+    place.settings({"store": STORE, "gridengine.allow": [f"http://{ORIGIN}/"], **keeper, **site})
     with ExitStack() as ending:
-        machines = _machines(place, names)
+        machines = _machines(place, names, zookeeper=zookeeper)
         bed = Bed(place, _connect(place, machines, rate, ending), machines, rate)
         bed.boot(cell, configuration)
         yield bed
 
 
-def _machines(place: Site, names: list[str]) -> dict[str, Machine]:
+def _machines(place: Site, names: list[str], *, zookeeper: bool) -> dict[str, Machine]:
     roles = {"origin": (ORIGIN, ""), "qm": (_MASTER, "sge_qmaster")}
+    roles |= {"zookeeper": (_KEEPER, "")} if zookeeper else {}
     roles |= {name: (f"10.79.1.{number}", "sge_execd") for number, name in enumerate(names, 1)}
     machines = (
         Machine(name, place, address=address, number=number, role=role)
