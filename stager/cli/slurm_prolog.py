@@ -141,7 +141,7 @@ class Prolog:
     def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
         """Return the job's record, written down."""
         uid, gid = self._owner()
-        wanted = private.directories(places, self._hook.job, self._hook.restart)
+        wanted = private.directories(places, self._hook.job, self._hook.restart) if places else ()
         record = JobRecord(
             scope=self._node.scope,
             uid=uid,
