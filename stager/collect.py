@@ -125,6 +125,9 @@ class Collector:
             for name in files.hidden_names(folder):
                 if _age(f"{folder}/{name}") > DAY:
                     yield f"unfinished record {name}", f"{folder}/{name}"
+        for name in files.hidden_names(self.layout.root):
+            if name.startswith(".report.") and _age(f"{self.layout.root}/{name}") > DAY:
+                yield f"unfinished report {name}", f"{self.layout.root}/{name}"
 
 
 def _places(layout: Layout) -> list[MountPlace]:

@@ -14,7 +14,8 @@
 ├── jobs/<scope>.json          what a site's hooks made for a job, root's alone
 ├── warm/<scope>/<name>        complete answers for one job, readable by the shell wrapper
 ├── failures/<key>             a recent failure, with when to try again
-├── report                     what a load sensor says of the images, a line for each; only where there is one
+├── report                     what a load sensor says of the images, a line for each; only where there is one.
+│                              report.pushed is what a qmaster was told
 └── mounts/<hex>.<kind>/       root (the mountpoint), ready (how it is mounted)
 """
 

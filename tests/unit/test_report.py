@@ -11,6 +11,7 @@ import pytest
 
 from stager import collect, report
 from stager.store import files
+from tests.support.fake_mounter import FakeMounter
 from tests.support.fake_node import FakeNode, fake_node, origin, version
 from tests.support.told_store import ToldStore
 
@@ -211,3 +212,13 @@ def test_a_full_disk_keeps_nobody_from_staging(store: ToldStore, monkeypatch: py
     report.drop(store.layout, gone)
     assert not report.rebuild(store.layout)
     assert names(store) == []
+
+
+def test_what_a_killed_writer_has_left_is_collected(node: FakeNode) -> None:
+    left, young, foreign = (f"{node.layout.root}/{name}" for name in (".report.7.1.ab", ".report.8.1.ab", ".snapshot"))
+    for path in (left, young, foreign):
+        files.write_text(path, "x")
+    for path in (left, foreign):
+        os.utime(path, (0, 0))
+    collect.Collector(node.layout, node.election, lambda _kind: FakeMounter()).run()
+    assert [os.path.lexists(path) for path in (left, young, foreign)] == [False, True, True]
