@@ -17,12 +17,12 @@ import pytest
 
 from stager.jobenv import LOCAL_RANKS
 from tests.support.origin import Origin
-from tests.support.tasks import ROOT, Task, Tasks, image, published, until
+from tests.support.tasks import NOTHING, ROOT, Task, Tasks, image, published, until
 from tests.support.warm_scene import WRAPPER
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 RANKS = 32
@@ -51,13 +51,14 @@ class Launch:
         self.family, self.url = family, url
         self._tasks, self._starts = tasks, starts
 
-    def start(self, *command: str, ranks: int = RANKS, wrapped: bool = True) -> Task:
+    def start(self, *command: str, ranks: int = RANKS, wrapped: bool = True, env: Mapping[str, str] = NOTHING) -> Task:
         words = ("exec", "--runtime=none", "--mount=none", self.url, "--") if wrapped else ()
         launcher = (*LAUNCHERS[self.family], "-n", str(ranks))
-        return self._tasks.start(*words, *command, program=(*launcher, str(WRAPPER)) if wrapped else launcher)
+        program = (*launcher, str(WRAPPER)) if wrapped else launcher
+        return self._tasks.start(*words, *command, program=program, env=env)
 
-    def mpi(self, *words: str, ranks: int = RANKS, wrapped: bool = True) -> Task:
-        return self.start(sys.executable, PROGRAM, self.family, *words, ranks=ranks, wrapped=wrapped)
+    def mpi(self, *words: str, ranks: int = RANKS, wrapped: bool = True, env: Mapping[str, str] = NOTHING) -> Task:
+        return self.start(sys.executable, PROGRAM, self.family, *words, ranks=ranks, wrapped=wrapped, env=env)
 
     def environ(self) -> dict[str, str]:
         return self._tasks.environ()
@@ -103,6 +104,22 @@ def test_all_ranks_compute_after_one_download(launch: Launch, origin: Origin, st
     assert [(r.method, r.status, r.sent) for r in origin.requests] == [("GET", 200, len(CONTENT))]
 
 
+def test_outside_of_any_job_it_is_one_download_too(launch: Launch, origin: Origin, store_path: Path) -> None:
+    task = launch.mpi(env={"SLURM_JOB_ID": ""})
+    assert task.done() == 0, task.err
+    assert ranks_of(task, store_path) == list(range(RANKS))
+    assert [request.sent for request in origin.requests if request.sent] == [len(CONTENT)]
+
+
+def test_no_rank_is_needed_for_the_others_to_get_their_image(launch: Launch, origin: Origin) -> None:
+    """Ranks choose who prints. Whoever comes first leads, be it the last."""
+    words = f"{WRAPPER} exec --runtime=none --mount=none {launch.url} -- printenv STAGE_IMAGE_PATH"
+    task = launch.start("sh", "-c", f"[ ${{OMPI_COMM_WORLD_RANK:-$PMI_RANK}} = 0 ] || {words}", ranks=4, wrapped=False)
+    assert task.done() == 0, task.err
+    assert len(task.out.splitlines()) == 3
+    assert len(origin.requests) == 1
+
+
 def test_the_next_launch_needs_no_python(launch: Launch, origin: Origin, store_path: Path) -> None:
     assert launch.mpi().done() == 0
     before = launch.pythons
@@ -146,10 +163,16 @@ def test_the_exit_status_is_that_of_the_program(launch: Launch) -> None:
         assert (wrapped.done(), plain.done()) == (int(code), int(code)), wrapped.err
 
 
-def test_a_rank_that_dies_takes_the_others_along(launch: Launch) -> None:
-    words = ("sh", "-c", "[ ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} = 0 ] && kill -9 $$; exec sleep 60")
-    plain, wrapped = launch.start(*words, ranks=4, wrapped=False), launch.start(*words, ranks=4)
-    assert (wrapped.done(), plain.done()) == (128 + 9, 128 + 9) or wrapped.done() == plain.done() != 0
+def test_a_rank_that_dies_takes_the_others_along(launch: Launch, tmp_path: Path) -> None:
+    # Not before all are there: Hydra 4.0 may miss the end of a rank while it starts others, and then waits for ever.
+    lines = (
+        f"echo >{tmp_path}/there.$$",
+        "[ ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} = 0 ] || exec sleep 30",
+        f"until [ $(ls {tmp_path}/there.* | wc -l) = 4 ]; do sleep 0.05; done",
+        "kill -9 $$",
+    )
+    task = launch.start("sh", "-c", "\n".join(lines), ranks=4)
+    assert task.done(20) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
