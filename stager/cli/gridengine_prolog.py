@@ -1,7 +1,8 @@
 """`stage-image gridengine prolog`: what a job asked for is staged before its script starts.
 
 As root into the site's store, as Slurm's Prolog does; as the job's user into the user's own. A process of its own
-stages, and goes on when the budget is spent: the shepherd kills what is too slow, and the queue pays for it.
+stages, and goes on when the budget is spent: Grid Engine would wait for ever, with the job's slots taken (8.1.9 let a
+prolog of 170 s have its way).
 """
 
 from __future__ import annotations
