@@ -93,7 +93,7 @@ class Sensor:
         self._rebuild = Bounded(lambda: refresh(given), SECONDS)
         self._rebuilt = time.monotonic()
         self._is_well: bool | None = None
-        self._rebuild.ask()
+        self._rebuild.start()
 
     def answer(self) -> str:
         """Return the report; that of a node without images while the store does not answer."""
