@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.origin import Origin
+from tests.support.switched_off import OFF
 from tests.support.tasks import COMMAND, NOTHING, ROOT, Task, Tasks, image, published, until
 from tests.support.warm_scene import program
 
@@ -38,14 +39,6 @@ ALL = (STARTER, ELIM, WRAPPER, CRON, PROLOGUE, FLUX)
 CONTENT = image(10_000)
 ODD = ["", " ", "a  b", "'", '"', "\\", "*", "$HOME", "a\nb", "--", "-c", "a=b", "\udcff", "ä", "!"]
 USER = "nobody"
-
-_OFF = (
-    "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && "
-    "mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc && "
-    'mkdir -p /etc/stage-image && : >/etc/stage-image/disabled && exec "$@"'
-)
-OFF = ("unshare", "--mount", "sh", "-c", _OFF, "sh")
-"""Runs a command where stage-image is switched off: in a mount namespace, with an /etc whose changes are in memory."""
 
 
 class Node:
@@ -190,12 +183,16 @@ def test_a_sensor_that_says_nothing_or_nonsense(node: Node, lines: tuple[str, ..
     done = node.run(CRON, env=node.sensing)
     assert (done.returncode, done.stdout) == (0, b'StageImages = ""\nStageImagesFree = 0\n- update:true\n')
     task = elim(node, "stage_free img_0123456789ab")
-    until(lambda: task.out.count("\n") >= 1, "a line")
-    assert task.out.splitlines()[0] == "2 stage_free 0 img_0123456789ab 0"
+    assert first_line(task) == "2 stage_free 0 img_0123456789ab 0"
 
 
 def sensor(node: Node, *lines: str) -> None:
     program(node.tools / "stage-image", "cat >/dev/null", "cat <<'END'", *lines, "END")
+
+
+def first_line(task: Task) -> str:
+    until(lambda: "\n" in task.out, "a line")
+    return task.out.splitlines()[0]
 
 
 def elim(node: Node, resources: str) -> Task:
@@ -206,8 +203,7 @@ def elim(node: Node, resources: str) -> Task:
 def test_lsf_is_told_of_the_images_that_it_asks_for(node: Node) -> None:
     digits = Path(node.staged).parent.name[:12]
     task = elim(node, f"mem stage_free img_{digits} img_000000000000 img_short img_00000000000g")
-    until(lambda: task.out.count("\n") >= 1, "a line")
-    assert task.out.splitlines()[0].endswith(f" img_{digits} 0 img_000000000000 0")
+    assert first_line(task).endswith(f" img_{digits} 0 img_000000000000 0")
     node.stage()
     until(lambda: f"img_{digits} 1 img_000000000000 0\n" in task.out, "the image to be told")
     count, *pairs = task.out.splitlines()[-1].split()
@@ -457,6 +453,20 @@ def test_hooks_are_switched_off_by_one_file(node: Node, hook: Path) -> None:
     environ = {"FLUX_JOB_ID": "f1", "FLUX_JOB_USERID": "65534", "STAGE_IMAGE_BIN": node.environ["PATH"]}
     done = node.run(*OFF, hook, "1.host", USER, env=environ)
     assert (done.returncode, done.stderr, node.calls) == (0, b"", 0)
+
+
+@pytest.mark.needs("mount")
+def test_an_elim_that_is_switched_off_tells_of_nothing(node: Node) -> None:
+    sensor(node, "h:stage_images:;a@0123456789ab;", "h:stage_free:1048576")
+    environ = {"LSF_RESOURCES": "stage_free img_0123456789ab", "STAGE_IMAGE_BIN": node.environ["PATH"]}
+    for command, line in (
+        ((ELIM,), "2 stage_free 1 img_0123456789ab 1"),
+        ((*OFF, ELIM), "2 stage_free 0 img_0123456789ab 0"),
+    ):
+        task = node.tasks.start("0.1", program=[*map(str, command)], env=environ)
+        assert first_line(task) == line
+        task.send(signal.SIGTERM)
+        assert task.done() == 0
 
 
 # --- all of them

@@ -14,11 +14,12 @@ import pytest
 
 from tests.support.image_factory import minimal_sif
 from tests.support.origin import Origin
-from tests.support.tasks import COMMAND, ROOT, Tasks, all_end, image, published
+from tests.support.switched_off import OFF
+from tests.support.tasks import COMMAND, NOTHING, ROOT, Tasks, all_end, image, published
 from tests.support.warm_scene import program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 IMPORTER = ROOT / "sbatch-wrapper" / "pyxis" / "importer"
@@ -41,10 +42,12 @@ class Site:
     def lines(self, *lines: str) -> None:
         (self.folder / "pyxis" / "importer.conf").write_text("\n".join((*lines, "")))
 
-    def call(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        environ = self.tasks.environ(self.environ | environ)
+    def call(
+        self, *words: str, before: tuple[str, ...] = (), env: Mapping[str, str] = NOTHING
+    ) -> subprocess.CompletedProcess[str]:
+        environ = self.tasks.environ({**self.environ, **env})
         return subprocess.run(
-            [self.importer, *words],
+            [*before, self.importer, *words],
             env=environ,
             cwd=self.folder,
             capture_output=True,
@@ -130,6 +133,13 @@ def test_what_fails_is_said_on_stderr_only(site: Site) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "no such image\n")
 
 
+@pytest.mark.needs("mount")
+def test_switched_off_everything_is_enroots(site: Site) -> None:
+    site.lines(f"docker://ubuntu:24.04 {site.origin.put('/ubuntu.sqsh', CONTENT)}")
+    done = site.call("get", "docker://ubuntu:24.04", before=OFF)
+    assert (done.returncode, done.stdout, site.origin.requests) == (0, f"{site.own}\n", [])
+
+
 @pytest.mark.parametrize("words", [(), ("get",), ("get", "a", "b"), ("put", "a"), ("--help",)])
 def test_wrong_calls(site: Site, words: tuple[str, ...]) -> None:
     done = site.call(*words)
@@ -142,7 +152,7 @@ def test_wrong_calls(site: Site, words: tuple[str, ...]) -> None:
 def test_outside_of_a_step_nothing_is_removed(site: Site, name: str, value: str) -> None:
     site.own.parent.mkdir(parents=True)
     site.own.write_text("kept")
-    assert site.call("release", **{name: value}).returncode == 0
+    assert site.call("release", env={name: value}).returncode == 0
     assert site.own.read_text() == "kept"
 
 
