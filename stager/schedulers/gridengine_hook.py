@@ -46,7 +46,10 @@ _PASSES = (
 )
 """What another node, or the same one later, may do better."""
 
-_KEPT = ("PATH", "SGE_ROOT", "SGE_CELL")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KEPT = ("SGE_ROOT", "SGE_CELL")
+"""What execd sets after the user's variables have been set, and qconf needs."""
+
 _MAX_JOB = 12
 """Digits. The qmaster's own limit is 7 to 10 (`max_jobid` wraps at 9,999,999)."""
 
@@ -142,7 +145,7 @@ def _ids(owner: str) -> tuple[int | None, int | None]:
 
 def trusted(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of a hook's environment root goes on with: neither settings nor what libraries heed."""
-    return {name: environ[name] for name in _KEPT if name in environ}
+    return {"PATH": _PATH} | {name: environ[name] for name in _KEPT if name in environ}
 
 
 def exit_code(failure: StageImageError, *, restarted: bool) -> int:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 OWNER = pwd.getpwuid(os.getuid())
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 URL = "https://h/tool.sif"
 LIES = {
     "JOB_ID": "5",
     "SGE_TASK_ID": "6",
     "LOGNAME": "root",
-    "PATH": "/bin",
+    "PATH": "/evil",
     "PYTHONPATH": "/evil",
     "STAGE_IMAGE_CONFIG": "/evil",
     "STAGE_IMAGE_GRIDENGINE_ALLOW": "/",
@@ -103,7 +104,7 @@ def test_only_root_needs_leave() -> None:
 
 
 def test_what_root_goes_on_with() -> None:
-    assert trusted(LIES | {"SGE_ROOT": "/s", "SGE_QMASTER_PORT": "1"}) == {"PATH": "/bin", "SGE_ROOT": "/s"}
+    assert trusted(LIES | {"SGE_ROOT": "/s", "SGE_QMASTER_PORT": "1"}) == {"PATH": PATH, "SGE_ROOT": "/s"}
 
 
 def test_roots_environment_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ def test_roots_environment_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     hook = gridengine_prolog.read((OWNER.pw_name, "77", "0"))
     assert hook.request().references == (URL, "/a.sqsh")
-    assert environ == {"PATH": "/bin"}
+    assert environ == {"PATH": PATH}
 
 
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, StageImageError)]
