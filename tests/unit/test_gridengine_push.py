@@ -93,10 +93,12 @@ def test_nothing_without_the_setting(qmaster: Qmaster, store: ToldStore, monkeyp
     assert not os.path.lexists(store.layout.report)
 
 
-def test_nothing_for_users(qmaster: Qmaster, store: ToldStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_for_users(
+    qmaster: Qmaster, store: ToldStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     gridengine_push.push(Node({}))
-    assert qmaster.told == []
+    assert (qmaster.told, capsys.readouterr().err) == ([], "")
     assert not os.path.lexists(store.layout.report)
 
 

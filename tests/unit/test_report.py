@@ -116,6 +116,13 @@ def test_staging_and_eviction_keep_it(node: FakeNode) -> None:
     assert files.read_text(node.layout.report) == ""
 
 
+def test_an_image_that_was_kept_after_all_stays(store: ToldStore) -> None:
+    digest = store.add(1, URL + "tool.sif")
+    report.rebuild(store.layout, create=True)
+    report.drop(store.layout, digest)
+    assert digest.hex in (files.read_text(store.layout.report) or "")
+
+
 def test_an_image_of_another_version_comes_to_what_is_there(node: FakeNode) -> None:
     report.rebuild(node.layout, create=True)
     staged = {node.staging(origin(number)).run().digest.hex for number in (1, 2)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,6 +99,27 @@ def talk(text: bytes, answer: Callable[[], str] = lambda: "begin\nend\n") -> byt
 )
 def test_each_line_is_answered_until_quit(text: bytes, answers: int) -> None:
     assert talk(text) == b"begin\nend\n" * answers
+
+
+def test_a_line_may_come_in_pieces() -> None:
+    ask, hear = os.pipe(), os.pipe()
+
+    def send() -> None:
+        for piece in (b"q", b"uit", b" not\n", b"qui", b"t\n", b"\n"):
+            os.write(ask[1], piece)
+            while select.select([ask[0]], [], [], 0)[0]:
+                time.sleep(0.001)
+        os.close(ask[1])
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    serve(lambda: "x", ask[0], hear[1])
+    os.close(hear[1])
+    assert os.read(hear[0], 100) == b"x"
+    os.close(hear[0])
+    os.read(ask[0], 100)
+    sender.join(10)
+    os.close(ask[0])
 
 
 def test_words_beyond_ascii_are_not_sent() -> None:
