@@ -34,15 +34,25 @@ def run(arguments: argparse.Namespace) -> int:
     if hook.is_off():
         write_line(f"switched off by {hook.SWITCH}: submitting without images")
         become([real, *line.options, *line.rest], dict(os.environ))
-    if line.images and "-inherit" in line.options:
-        raise UsageError(
-            "qrsh -inherit begins a task of a job, which cannot ask for images of its own",
-            hint="qrsh -inherit HOST stage-image exec REF -- CMD, or give --stage-image to qsub",
-        )
+    if line.images:
+        _check(line, program)
     found = pin(line.images, quiet=False)
     images = [str(each) for each in found]
     ours = [*(qsub.wish(found, _complexes()) if found else ()), *qsub.tell(images)]
     become([real, *line.options, *ours, *line.rest], environ_for(images))
+
+
+def _check(line: qsub.CommandLine, program: str) -> None:
+    if "-inherit" in line.options:
+        raise UsageError(
+            "qrsh -inherit begins a task of a job, which cannot ask for images of its own",
+            hint="qrsh -inherit HOST stage-image exec REF -- CMD, or give --stage-image to qsub",
+        )
+    if program == "qrsh" and not line.rest:
+        raise UsageError(
+            "qrsh without a command takes no -v, by which a job is told of its images",
+            hint="qrsh --stage-image=REF -pty y bash",
+        )
 
 
 def _complexes() -> list[str]:

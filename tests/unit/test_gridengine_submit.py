@@ -196,6 +196,14 @@ def test_a_task_of_a_job_cannot_ask(image: Path) -> None:
         gridengine_submit.run(arguments)
 
 
+def test_a_shell_cannot_be_told(image: Path) -> None:
+    arguments = parse(["gridengine", "submit", "--real", "/usr/bin/qrsh", "--", f"--stage-image={image}"])
+    with pytest.raises(UsageError):
+        gridengine_submit.run(arguments)
+    became = _submit(f"--stage-image={image}", "-pty", "y", "bash", real="/usr/bin/qrsh")
+    assert became.words[-1] == "bash"
+
+
 @pytest.mark.parametrize("text", ["/nowhere/x.sif", "https://h/x?token=1", "/a;b"])
 @pytest.mark.usefixtures("image")
 def test_nothing_is_submitted_without_its_image(text: str) -> None:
