@@ -171,7 +171,6 @@ def test_a_hanging_teller_is_replaced_and_nothing_stale_is_told(bed: Bed) -> Non
     bed.await_value(host, IMAGES[0], has(entry))
     assert shell(host) == outer
     os.kill(inner, signal.SIGKILL)
-    rests(bed, host)
 
 
 def test_a_slow_teller_does_no_harm(bed: Bed) -> None:

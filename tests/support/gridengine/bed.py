@@ -16,7 +16,7 @@ from tests.support.cluster.hosts import Host, together
 from tests.support.cluster.network import UNSHAPED, Switch
 from tests.support.cluster.origin import Origin
 from tests.support.gridengine.machine import Machine
-from tests.support.gridengine.site import Site, replaced
+from tests.support.gridengine.site import PROGRAMS, Site, replaced
 from tests.support.leftovers import GRACE
 from tests.support.slurm.site import ALICE, BOB, STORE
 from tests.support.slurm.users import User
@@ -94,7 +94,7 @@ class Bed:
 
     def qconf(self, *words: str, stdin: str = "") -> str:
         """Run qconf as root, who is manager, on the qmaster's host; return what it says. Raises CalledProcessError."""
-        return self.master.run("qconf", *words, stdin=stdin)
+        return self._ask("qconf", *words, stdin=stdin)
 
     def set_queue(self, **values: str) -> None:
         """Give all.q other settings."""
@@ -119,12 +119,12 @@ class Bed:
 
     def states(self, job: str) -> list[str]:
         """Return the states of a job's parts that are in the queue: qw, t, r, Rq, Eqw, …; nothing once it has ended."""
-        found = ET.fromstring(self.master.run("qstat", "-u", "*", "-xml"))
+        found = ET.fromstring(self._ask("qstat", "-u", "*", "-xml"))
         return [_text(item, "state") for item in found.iter("job_list") if _text(item, "JB_job_number") == job]
 
     def await_job(self, job: str, patience: float = PATIENCE) -> str:
         """Return the exit codes of what ran to an end, sorted, once nothing of the job is in the queue."""
-        self.wait_for(lambda: not self.states(job) and self.accounts(job), f"job {job} to end", patience, job)
+        self.wait_for(lambda: self.accounts(job) and not self.states(job), f"job {job} to end", patience, job)
         return ",".join(map(str, sorted({account.code for account in self.accounts(job) if account.failed == 0})))
 
     def await_state(self, job: str, state: str) -> None:
@@ -145,7 +145,7 @@ class Bed:
 
     def qhost_values(self, host: Machine | str) -> dict[str, str]:
         """Return complex → value, as qmaster knows it of a host."""
-        found = ET.fromstring(self.master.run("qhost", "-F", "-h", str(host), "-xml"))
+        found = ET.fromstring(self._ask("qhost", "-F", "-h", str(host), "-xml"))
         (here,) = (item for item in found.iter("host") if item.get("name") == str(host))
         return {item.get("name", ""): item.text or "" for item in here.iter("resourcevalue")}
 
@@ -158,7 +158,7 @@ class Bed:
 
     def queue_states(self) -> dict[str, str]:
         """Return host → letters of qstat: E for an error, u for a host that is silent, nothing for one that works."""
-        found = ET.fromstring(self.master.run("qstat", "-f", "-xml"))
+        found = ET.fromstring(self._ask("qstat", "-f", "-xml"))
         return {_text(item, "name").partition("@")[2]: _text(item, "state") for item in found.iter("Queue-List")}
 
     def messages(self, host: Machine | None = None) -> str:
@@ -200,6 +200,11 @@ class Bed:
             if time.monotonic() > end:
                 raise TimeoutError(f"waited {patience:g} s for {what}: {self._known(job)}")
             time.sleep(_ASK_AGAIN)
+
+    def _ask(self, program: str, *words: str, stdin: str = "") -> str:
+        # By its own path: what is on PATH is a script of Debian's that takes 50 ms to find out where it is.
+        cell = (f"{name}={value}" for name, value in self.site.variables().items())
+        return self.master.run("env", *cell, f"{PROGRAMS}/{program}", *words, stdin=stdin)
 
     def _prepare(self, script: str) -> None:
         """Run a script as root on qmaster's host. RuntimeError with all that it said, if it fails."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.cluster.hosts import Process
-from tests.support.gridengine.site import ADMIN, PORTS, PROGRAMS
+from tests.support.gridengine.site import ADMIN, PROGRAMS
 from tests.support.slurm import machine
 from tests.support.slurm.leftovers import left_on, mountpoints
 
@@ -29,7 +29,7 @@ class Machine(machine.Machine):
 
     def __init__(self, name: str, site: Site, *, address: str, number: int, role: str) -> None:
         super().__init__(name, site, address=address, number=number, role=role)
-        self._root = site.root
+        self._cell = site.variables()
         self._read = 0
         spool = self.folder / "spool" / "gridengine"
         spool.mkdir()
@@ -46,8 +46,7 @@ class Machine(machine.Machine):
         """Start the daemon of its role; jobs inherit its environment."""
         self._own = frozenset(mountpoints(self.host.pid))
         self._read = len(self._messages())
-        names = {"SGE_ROOT": str(self._root), "SGE_CELL": "default", "SGE_ND": "1", **PORTS}
-        variables = [f"{name}={value}" for name, value in {"PATH": _PATH, **names}.items()]
+        variables = [f"{name}={value}" for name, value in {"PATH": _PATH, "SGE_ND": "1", **self._cell}.items()]
         self._daemon = self.host.start("env", "-i", *variables, f"{PROGRAMS}/{self.role}")
 
     def has_registered(self) -> bool:

@@ -99,8 +99,11 @@ class Site(slurm_site.Site):
             with (self.etc / name).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         (self.etc / "default").mkdir()
-        values = {"SGE_ROOT": str(self.root), "SGE_CELL": "default", **PORTS}
-        self._write("default/gridengine", (f"export {name}={value}" for name, value in values.items()))
+        self._write("default/gridengine", (f"export {name}={value}" for name, value in self.variables().items()))
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables by which all of Grid Engine finds this cell."""
+        return {"SGE_ROOT": str(self.root), "SGE_CELL": "default", **PORTS}
 
     def cell(self, master: str, conf: Mapping[str, str]) -> str:
         """Make the directories of the cell; return what its master's host runs before qmaster is started."""
