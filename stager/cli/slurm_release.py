@@ -109,7 +109,9 @@ class Release:
         """Have the user unmount what the job has mounted in the user's own store: a FUSE server may outlive its job."""
         uid, gid, scope = self._record.uid, self._record.gid, self._record.scope
         if uid and not os.geteuid() and os.path.isdir(f"{folder.default_root({}, uid)}/mounts"):
-            as_user(uid, gid, lambda: run(["umount", "--scope", scope, "--lazy"]))
+            patience = max(0.5, min(10.0, self._until - monotonic()))
+            if as_user(uid, gid, lambda: run(["umount", "--scope", scope, "--lazy"]), patience) < 0:
+                self.notes.append(f"the user's own store does not answer: what {scope} has mounted there stays")
 
     def _images(self) -> None:
         for digest in images.digests(self._node.layout):
