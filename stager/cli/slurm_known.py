@@ -23,11 +23,10 @@ def heed(node: Node, reference: Reference, tell: Teller) -> None:
     A task that would not wait would download it once more; one that asked the origin by itself might get another image
     than the job's other nodes.
     """
-    known = told.read(node.scope)
+    scope = told.scope_of(node.scope, node.environ)
+    known = told.read(scope)
     if known is not None and any(_is_same(text, reference) for text in known.wanted):
-        known = told.await_stager(
-            node.scope, node.clock, tell, enough=lambda now: _digest_of(now, reference) is not None
-        )
+        known = told.await_stager(scope, node.clock, tell, enough=lambda now: _digest_of(now, reference) is not None)
     digest = _digest_of(known, reference) if known is not None else None
     if digest is not None and reference.digest is None:
         with suppress(OSError, StageImageError):  # where nothing can be written, the origin is asked

@@ -25,8 +25,12 @@ def run(_arguments: argparse.Namespace) -> int:
     job = from_environ(os.environ)
     if hook.is_off() or not job.scope:
         return 0
+    for line in told.stale(os.environ):
+        print(line)
     quiet = bool(job.local_rank)
-    outcome = told.await_stager(job.scope, SystemClock(), teller("the job's images", "lines", quiet=quiet))
+    outcome = told.await_stager(
+        told.scope_of(job.scope, os.environ), SystemClock(), teller("the job's images", "lines", quiet=quiet)
+    )
     if outcome is not None:
         for line in lines(outcome, os.environ):
             print(line)

@@ -24,8 +24,8 @@ COMPLEXES = ("stage_images", *(f"stage_images{number}" for number in range(2, 9)
 """The values of a load sensor that say which images a host has; a value has room for some of them only."""
 
 _ONE = """
-    @ a ac ar A b c ckpt C dc display dl e he hold_jid hold_jid_ad i j js jsv l m M masterq N now o ot P p pty q R r S sc
-    shell sync t tc u v w wd
+    @ a ac ar A b c ckpt C dc display dl e he hold_jid hold_jid_ad i j js jsv l m M masterq N now o ot P p pty q R r S
+    sc shell sync t tc u v w wd
 """
 _NONE = "clear cwd h hard help inherit nostdin noshell notify soft terse V verbose verify"
 VALUES = dict.fromkeys(_ONE.split(), 1) | dict.fromkeys(_NONE.split(), 0) | {"pe": 2}

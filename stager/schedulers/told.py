@@ -16,11 +16,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from stager.layout import UNMOUNTED
 from stager.process import ProcessIdentity
 from stager.schedulers.registry import make_run_folder, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from stager.clock import Clock
     from stager.errors import StageImageError
@@ -100,6 +101,33 @@ class Told:
 def path(scope: str) -> str:
     """Return where a job's file is."""
     return f"{run_folder(scope)}/{NAME}"
+
+
+def scope_of(scope: str, environ: Mapping[str, str]) -> str:
+    """Return by which name this node's Prolog went for the job that a task is of; `scope` unless it is another one.
+
+    A component of a heterogeneous job of Slurm's has a number of its own, but its tasks have the leader's
+    (https://slurm.schedmd.com/heterogeneous_jobs.html).
+    """
+    if read(scope) is not None:
+        return scope
+    size = environ.get("SLURM_HET_SIZE", "")
+    groups = range(int(size)) if size.isascii() and size.isdigit() and len(size) < 4 else ()
+    jobs = (environ.get(f"SLURM_JOB_ID_HET_GROUP_{group}", "") for group in groups)
+    others = (f"slurm-{job}" for job in jobs if job.isascii() and job.isdigit())
+    return next((other for other in others if read(other) is not None), scope)
+
+
+def stale(environ: Mapping[str, str]) -> list[str]:
+    """Return TaskProlog's lines that take back what is not on this node; the batch script's environment brings it."""
+    found = []
+    for number in ("", *(f"_{number}" for number in range(2, 9))):
+        image, root = environ.get(f"STAGE_IMAGE_PATH{number}"), environ.get(f"STAGE_IMAGE_ROOT{number}")
+        if image and not os.path.isfile(image):
+            found += [f"unset STAGE_IMAGE_PATH{number}", f"unset STAGE_IMAGE_DIGEST{number}"]
+        if root and (not os.path.isdir(root) or os.path.exists(f"{root}/{UNMOUNTED}")):
+            found.append(f"unset STAGE_IMAGE_ROOT{number}")
+    return found
 
 
 def read(scope: str) -> Told | None:

@@ -388,6 +388,22 @@ def test_shell_and_python_tell_the_tasks_the_same(n1: Node, origin: Origin, url:
     assert ("\nprint " in shell.out) == (kind == "batch" or (kind == "first" and state == "failed"))
 
 
+@pytest.mark.parametrize("state", ["ready", "nothing"])
+def test_what_another_node_told_the_script_is_taken_back(n1: Node, url: str, state: str) -> None:
+    """The batch script's environment comes to all tasks of the job, also where no Prolog has staged."""
+    if state == "ready":
+        n1.prolog(7, url)
+    env = {"STAGE_IMAGE_PATH": "/gone/image.sqsh", "STAGE_IMAGE_ROOT": "/gone", "STAGE_IMAGE_PATH_3": "/gone/too"}
+    env |= {"SLURM_HET_SIZE": "2", "SLURM_JOB_ID_HET_GROUP_0": "6", "SLURM_JOB_ID_HET_GROUP_1": "7"}
+    for job in (7, 6):
+        shell = n1.task(job, env=env)
+        python = n1.stage_image("slurm", "task-prolog", job=job, env=env)
+        assert (shell.code, python.code, shell.out) == (0, 0, python.out)
+        taken = [line for line in shell.out.splitlines() if line.startswith("unset ")]
+        assert taken == [f"unset STAGE_IMAGE_{name}" for name in ("PATH", "DIGEST", "ROOT", "PATH_3", "DIGEST_3")]
+        assert ("export STAGE_IMAGE_PATH=" in shell.out) == (state == "ready")
+
+
 @pytest.mark.needs("fuse", "squashfuse_ll")
 def test_what_the_jobs_user_mounted_himself_goes_with_the_job(n1: Node, url: str) -> None:
     mounted = n1.stage_image("mount", "--mount=fuse", url, job=7)

@@ -34,7 +34,7 @@ class Job:
         self.tell = SilentTeller()
 
     def heed(self, text: str = URL) -> None:
-        node = SimpleNamespace(scope="slurm-7", clock=self.clock, layout=self.layout)
+        node = SimpleNamespace(scope="slurm-7", environ={}, clock=self.clock, layout=self.layout)
         heed(cast("Node", node), parse(text), self.tell)
 
     def pin(self, text: str = URL) -> Digest | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stager.errors import NotFound
+from stager.layout import UNMOUNTED
 from stager.process import boot_id, current
 from stager.schedulers import registry, told
 from stager.schedulers.told import LOOK, SILENT, Told
@@ -182,3 +183,33 @@ def test_a_sign_of_life_prolongs_it_and_not_for_ever(monkeypatch: pytest.MonkeyP
     beat(clock)
     assert told.await_stager(SCOPE, clock, SilentTeller()) is not None
     assert 5 * SILENT <= clock.now() - begun <= 5 * SILENT + 2 * LOOK
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, SCOPE),
+        ({"SLURM_HET_SIZE": "2", "SLURM_JOB_ID_HET_GROUP_0": "7", "SLURM_JOB_ID_HET_GROUP_1": "8"}, "slurm-8"),
+        ({"SLURM_HET_SIZE": "1", "SLURM_JOB_ID_HET_GROUP_0": "7", "SLURM_JOB_ID_HET_GROUP_1": "8"}, SCOPE),
+        ({"SLURM_HET_SIZE": "2", "SLURM_JOB_ID_HET_GROUP_1": "../slurm-8"}, SCOPE),
+        ({"SLURM_HET_SIZE": "-2", "SLURM_JOB_ID_HET_GROUP_1": "8"}, SCOPE),
+        ({"SLURM_HET_SIZE": "9999999999", "SLURM_JOB_ID_HET_GROUP_1": "8"}, SCOPE),
+    ],
+)
+def test_a_component_of_a_heterogeneous_job_goes_by_its_own_number(environ: dict[str, str], expected: str) -> None:
+    told.write("slurm-8", Told((), "ready"), ME)
+    assert told.scope_of(SCOPE, environ) == expected
+    told.write(SCOPE, Told((), "ready"), ME)
+    assert told.scope_of(SCOPE, environ) == SCOPE, "the number that a task has comes first"
+
+
+def test_what_is_not_on_this_node_is_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / UNMOUNTED).touch()
+    here = {"STAGE_IMAGE_PATH": str(tmp_path / "image"), "STAGE_IMAGE_ROOT": str(tmp_path), "STAGE_IMAGE_PATH_9": "/no"}
+    assert told.stale(here) == []
+    gone = {"STAGE_IMAGE_PATH_2": str(tmp_path / "gone"), "STAGE_IMAGE_DIGEST_2": "x", "STAGE_IMAGE_REFERENCE_2": "y"}
+    assert told.stale(here | gone) == ["unset STAGE_IMAGE_PATH_2", "unset STAGE_IMAGE_DIGEST_2"]
+    assert told.stale({"STAGE_IMAGE_ROOT_8": str(tmp_path / "bare")}) == ["unset STAGE_IMAGE_ROOT_8"]
+    assert told.stale({"STAGE_IMAGE_ROOT": str(tmp_path / "gone")}) == ["unset STAGE_IMAGE_ROOT"]
