@@ -80,11 +80,16 @@ def survey(folder: str) -> tuple[list[Lease], list[str]]:
     if fd < 0:
         return [], []
     try:
-        leases = [(name, Lease.parse(name)) for name in sorted(os.listdir(fd))]
-        alive = [lease for name, lease in leases if lease is not None and _is_held(lease.holder, fd, name)]
+        alive, dead = [], []
+        for name in sorted(os.listdir(fd)):
+            lease = Lease.parse(name)
+            if lease is not None and _is_held(lease.holder, fd, name):
+                alive.append(lease)
+            else:
+                dead.append(name)
     finally:
         os.close(fd)
-    return alive, [name for name, lease in leases if lease is None or lease not in alive]
+    return alive, dead
 
 
 def _is_held(holder: ProcessIdentity, fd: int, name: str) -> bool:
@@ -99,8 +104,8 @@ def _is_held(holder: ProcessIdentity, fd: int, name: str) -> bool:
 
 def release(folder: str, scope: str) -> int:
     """Drop all leases of `scope` in `folder`; return how many there were."""
-    leases = ((name, Lease.parse(name)) for name in _names(folder))
-    mine = [name for name, lease in leases if lease is not None and lease.scope == scope]
+    # By name first: anybody may have left any number of others in a directory of root's store.
+    mine = [name for name in _names(folder) if name.startswith(f"{scope}@") and Lease.parse(name) is not None]
     _discard(folder, mine)
     return len(mine)
 

@@ -9,6 +9,7 @@ SITE_VARIABLE = "STAGE_IMAGE_CONFIG"
 RESERVED = {
     SITE_VARIABLE: f"a file to read instead of {SITE_FILE}; `/dev/null` for none",
     "STAGE_IMAGE_PYTHON": "the Python interpreter that the shell wrapper starts",
+    "STAGE_IMAGE_BIN": "the `PATH` of a site's hooks, whose scheduler gives them none",
     "STAGE_IMAGE_PATH": "set for the command that `exec` runs, and for tasks of a job that was submitted with an image:"
     " the staged file",
     "STAGE_IMAGE_ROOT": "set for the same: the mountpoint, if mounted",

@@ -98,6 +98,14 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	return 0;
 }
 
+/* Whether this is a step in a job that was submitted without these references: steps inherit the job's option. */
+static int is_new_to_the_job(void)
+{
+	const char *of_job = getenv("SLURM_SPANK_STAGE_IMAGE");
+
+	return getenv("SLURM_JOB_ID") && (!of_job || strcmp(of_job, references));
+}
+
 /* Tells the Prolog and the Epilog; whoever submits cannot set SPANK_ variables otherwise. */
 int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 {
@@ -108,6 +116,9 @@ int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
 	(void)argv;
 	if (context != S_CTX_ALLOCATOR && context != S_CTX_LOCAL)
 		return 0;
+	if (context == S_CTX_LOCAL && references && is_new_to_the_job())
+		slurm_spank_log("stage-image: a step begins without a Prolog, --stage-image has no effect on it: "
+				"try srun stage-image exec REF -- ...");
 	if (references)
 		told = spank_job_control_setenv(spank, "STAGE_IMAGE", references, 1);
 	if (told == ESPANK_SUCCESS && private_tmp)
@@ -142,15 +153,13 @@ static int open_namespace(uint32_t job)
 	return fd;
 }
 
-/* The same path may need the job's user: root may not be allowed into a home on NFS (root_squash). */
+/* As the job's user: there may be a link of his on the way, and root may not be allowed into a home on NFS. */
 static int change_folder(spank_t spank, const char *path)
 {
 	uid_t uid;
 	gid_t gid;
 	int failed;
 
-	if (!chdir(path))
-		return 0;
 	if (spank_get_item(spank, S_JOB_UID, &uid) != ESPANK_SUCCESS ||
 	    spank_get_item(spank, S_JOB_GID, &gid) != ESPANK_SUCCESS)
 		return -1;

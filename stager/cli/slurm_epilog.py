@@ -10,9 +10,9 @@ from stager.cli.slurm_job import JobNode
 from stager.cli.slurm_release import Release
 from stager.errors import InUse, StageImageError
 from stager.progress import write_line
-from stager.schedulers import hook
+from stager.schedulers import hook, told
 from stager.schedulers.hook import HookEnvironment
-from stager.schedulers.registry import JobRecord, run_folder
+from stager.schedulers.registry import JobRecord, leave_ended
 from stager.store import files
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.schedulers.site import Hook
+
+PATIENCE = 20.0
+"""Seconds for all of it: an Epilog keeps the node from its next job."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +53,8 @@ def attempt(read: Callable[[], Hook]) -> bool:
     except (StageImageError, OSError) as error:
         stayed = [str(error)]
         if job is not None:
-            files.discard_tree(run_folder(job.scope))
+            files.discard(told.path(job.scope))
+            leave_ended(job.scope)
     for problem in stayed:
         write_line(f"error: {problem} (on {os.uname().nodename})")
     return bool(stayed) and node is not None and node.site.strict
@@ -62,7 +66,10 @@ def _release(node: JobNode) -> list[str]:
     stayed: list[str] = []
     notes: list[str] = []
     for record in _records(node):
-        release = Release(node, record)
+        # Another job's remains are no reason to keep this node waiting for long; the next Epilog goes on.
+        if record.scope != node.scope and monotonic() > begun + PATIENCE / 2:
+            break
+        release = Release(node, record, begun + PATIENCE)
         release.run()
         stayed += release.problems
         notes += release.notes
@@ -74,9 +81,9 @@ def _release(node: JobNode) -> list[str]:
 
 
 def _records(node: JobNode) -> list[JobRecord]:
-    records = node.registry.records()
-    found = [each for each in records if each.scope == node.scope or each.over or not each.of_this_boot]
+    """Return what is to be taken back, this job's first."""
+    found = [each for each in node.registry.records() if each.scope == node.scope or not each.is_alive]
     # A job that asked for nothing may have mounted its images itself.
     if node.registry.read(node.scope) is None and node.hook.uid is not None and node.hook.gid is not None:
         found.append(JobRecord(scope=node.scope, uid=node.hook.uid, gid=node.hook.gid))
-    return found
+    return sorted(found, key=lambda each: each.scope != node.scope)

@@ -67,9 +67,11 @@ def _here(config: Mapping[str, str], *, is_node: bool) -> Here:
 
 
 def _obstacles(settings: Config) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
     with suppress(ConfigError):  # the rules tell of that
-        return private.obstacles(private.parse(settings.slurm_private))
-    return ()
+        found = private.obstacles(private.parse(settings.slurm_private))
+    shows = settings.slurm_images_at
+    return (*found, f"{shows} (slurm.images_at) is no directory here") if shows and not os.path.isdir(shows) else found
 
 
 def _features(settings: Config, known: SlurmNode | StageImageError) -> Finding:

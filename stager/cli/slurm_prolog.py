@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from stager.schedulers.site import Hook
 
+CLEARING_SECONDS = 10.0
+"""For what an earlier run of the job has left here."""
+
 NAMESPACE = "ns"
 """Where the SPANK plugin, too, looks for it."""
 
@@ -101,7 +104,7 @@ class Prolog:
         with self._job_lock():
             record = self._earlier() or self._recorded(references, places)
             shows = references and self._node.site.images_at
-            if (places or shows) and not record.namespace:
+            if (places or shows) and not _is_pinned(record):
                 record = self._make_private(record)
         if references:
             self._stage()
@@ -131,11 +134,12 @@ class Prolog:
     def _earlier(self) -> JobRecord | None:
         """Return what this very run of the job has here already; what an earlier run left is cleared away."""
         earlier = self._node.registry.read(self._node.scope)
-        if earlier is None or (earlier.of_this_boot and earlier.restart == self._hook.restart and not earlier.over):
+        mine = (self._hook.uid, self._hook.gid, self._hook.restart)
+        if earlier is None or (earlier.is_alive and (earlier.uid, earlier.gid, earlier.restart) == mine):
             return earlier
         from stager.cli.slurm_release import Release
 
-        Release(self._node, earlier).run()
+        Release(self._node, earlier, monotonic() + CLEARING_SECONDS).run()
         return None
 
     def _recorded(self, references: tuple[str, ...], places: tuple[private.Place, ...]) -> JobRecord:
@@ -178,7 +182,7 @@ class Prolog:
         for path in self._node.site.private_shows:
             directory = visible.covering(path, directories)
             try:
-                if directory is not None and os.path.isdir(path):
+                if directory is not None and visible.is_roots(path):
                     visible.make_room(path, directory)
                     binds.append((path, path))
             except OSError as error:
@@ -205,6 +209,13 @@ class Prolog:
     @property
     def _left(self) -> float:
         return self._begun + self._node.site.budget - monotonic()
+
+
+def _is_pinned(record: JobRecord) -> bool:
+    # The record comes first: a Prolog that was killed in between has made nothing yet.
+    from stager.mounts.namespace import PIN
+
+    return bool(record.namespace) and os.path.exists(f"{record.namespace}/{PIN}")
 
 
 class _BudgetSpentError(Exception):

@@ -14,19 +14,16 @@ from stager.cli.as_user import as_user
 from stager.cli.full import run
 from stager.cli.slurm_stager import job_lock
 from stager.cli.umount_verb import close
-from stager.errors import StageImageError, StoreUnusable
+from stager.errors import InUse, NoSpace, StageImageError, StoreUnusable
 from stager.mount import places
 from stager.schedulers import private
-from stager.schedulers.registry import run_folder
+from stager.schedulers.registry import forget_ended, run_folder
 from stager.store import files, folder, images
 
 if TYPE_CHECKING:
     from stager.cli.slurm_job import JobNode
     from stager.process import ProcessIdentity
     from stager.schedulers.registry import JobRecord
-
-PATIENCE = 20.0
-"""Seconds for all of it: an Epilog keeps the node from its next job."""
 
 ENDING = 3.0
 """Seconds for the job's stager to end by itself; what it has fetched stays."""
@@ -35,10 +32,11 @@ ENDING = 3.0
 class Release:
     """One job's end here. `problems` is what could not be taken back, `notes` what else is to be known, for people."""
 
-    def __init__(self, node: JobNode, record: JobRecord) -> None:
+    def __init__(self, node: JobNode, record: JobRecord, until: float) -> None:
+        """`until`: by time.monotonic(), when whoever waits for it has waited long enough."""
         self._node = node
         self._record = record
-        self._until = monotonic() + PATIENCE
+        self._until = until
         self.problems: list[str] = []
         self.notes: list[str] = []
 
@@ -51,10 +49,13 @@ class Release:
                     if ours:
                         self._take_back()
                         return
-            except StoreUnusable:  # so there is no lock, and nobody stages; the rest goes all the same
+            except (StoreUnusable, NoSpace):  # so there is no lock, and nobody stages; the rest goes all the same
                 self._take_back()
                 return
             self._node.clock.sleep(0.05)
+        # Without the lock: whoever holds it writes the record only while it makes things, and it has been told to end.
+        with suppress(OSError):
+            self._mark()
         self.problems.append("the process that stages for the job does not end")
 
     def _take_back(self) -> None:
@@ -70,6 +71,7 @@ class Release:
         files.discard_tree(run_folder(scope))
         if not self.problems:
             self._node.registry.remove(scope)
+            forget_ended(scope)
 
     def _mark(self) -> None:
         """Let the Epilog of any other job go on where this one may not come to an end."""
@@ -115,6 +117,8 @@ class Release:
 
     def _images(self) -> None:
         for digest in images.digests(self._node.layout):
+            if monotonic() > self._until:
+                raise InUse("there are too many leases to look through")
             lease.release(self._node.layout.leases(digest), self._record.scope)
 
     def _directories(self) -> None:

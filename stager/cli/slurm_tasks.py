@@ -25,12 +25,10 @@ def run(_arguments: argparse.Namespace) -> int:
     job = from_environ(os.environ)
     if hook.is_off() or not job.scope:
         return 0
-    for line in told.stale(os.environ):
+    scope = told.scope_of(job.scope, os.environ)
+    for line in told.stale(os.environ, is_told=told.read(scope) is not None):
         print(line)
-    quiet = bool(job.local_rank)
-    outcome = told.await_stager(
-        told.scope_of(job.scope, os.environ), SystemClock(), teller("the job's images", "lines", quiet=quiet)
-    )
+    outcome = told.await_stager(scope, SystemClock(), teller("the job's images", "lines", quiet=bool(job.local_rank)))
     if outcome is not None:
         for line in lines(outcome, os.environ):
             print(line)
@@ -44,7 +42,9 @@ def lines(outcome: Told, environ: Mapping[str, str]) -> list[str]:
     stdout is the job's log, and that it failed to the first task of each node in the first step.
     """
     batch = environ.get("ENVIRONMENT") == "BATCH" and not environ.get("SLURM_STEP_ID")
-    alarm = batch or (environ.get("SLURM_LOCALID"), environ.get("SLURM_STEP_ID")) == ("0", "0")
+    first = (environ.get("SLURM_LOCALID"), environ.get("SLURM_STEP_ID")) == ("0", "0")
+    has_told = (environ.get("ENVIRONMENT"), environ.get("SLURM_NODEID")) == ("BATCH", "0")
+    alarm = batch or (first and not has_told)
     found = [line for line in outcome.lines if line.startswith("export ") or (batch and line.startswith("print "))]
     if outcome.failure and alarm:
         where = environ.get("SLURMD_NODENAME", "")

@@ -62,6 +62,11 @@ class JobRecord:
         return self.boot == boot_id()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the job may still be running."""
+        return self.of_this_boot and not self.over and self.scope not in ended()
+
+    @property
     def stager(self) -> ProcessIdentity | None:
         """The process that stages for the job, if it lives."""
         identity = ProcessIdentity.parse(self.process)
@@ -107,6 +112,30 @@ class Registry:
         for name in files.names(self._folder):
             if name.endswith(_SUFFIX) and (record := self.read(name.removesuffix(_SUFFIX))) is not None:
                 yield record
+
+
+def leave_ended(scope: str) -> None:
+    """Note that a job has ended, where its record cannot be reached: the next Epilog takes back what it had.
+
+    The script of the Epilog does the same while the hooks are switched off. Never raises.
+    """
+    with suppress(OSError):
+        _made(os.path.dirname(RUN), _ended_folder())
+        files.write_text(f"{_ended_folder()}/{scope}", "")
+
+
+def ended() -> set[str]:
+    """Return the jobs of which that is noted."""
+    return set(files.names(_ended_folder()))
+
+
+def forget_ended(scope: str) -> None:
+    """Take the note back."""
+    files.discard(f"{_ended_folder()}/{scope}")
+
+
+def _ended_folder() -> str:
+    return f"{os.path.dirname(RUN)}/ended"
 
 
 def run_folder(scope: str) -> str:

@@ -14,6 +14,7 @@ of root's ever reads it: a user may tell himself what he likes.
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from stager.layout import UNMOUNTED
@@ -35,6 +36,10 @@ SILENT = 15.0
 """Seconds without a sign of life after which whoever stages is given up: it writes the file anew every second."""
 
 LOOK = 0.1
+
+_NOBODY = 2**32 - 1
+"""In an access control list (linux/posix_acl_xattr.h, version 2): entries are a tag, permissions and an id, little
+endian; the tags are owner 1, user 2, owner's group 4, mask 16, others 32."""
 
 _REFERENCE = "STAGE_IMAGE_REFERENCE"
 LONGEST = 24 * 3600.0
@@ -118,14 +123,17 @@ def scope_of(scope: str, environ: Mapping[str, str]) -> str:
     return next((other for other in others if read(other) is not None), scope)
 
 
-def stale(environ: Mapping[str, str]) -> list[str]:
-    """Return TaskProlog's lines that take back what is not on this node; the batch script's environment brings it."""
+def stale(environ: Mapping[str, str], *, is_told: bool) -> list[str]:
+    """Return TaskProlog's lines that take back what the batch script's environment brings from another node.
+
+    Where the Prolog has told anything, all of it; where it has not, what is not on this node.
+    """
     found = []
     for number in ("", *(f"_{number}" for number in range(2, 9))):
         image, root = environ.get(f"STAGE_IMAGE_PATH{number}"), environ.get(f"STAGE_IMAGE_ROOT{number}")
-        if image and not os.path.isfile(image):
+        if image and (is_told or not os.path.isfile(image)):
             found += [f"unset STAGE_IMAGE_PATH{number}", f"unset STAGE_IMAGE_DIGEST{number}"]
-        if root and (not os.path.isdir(root) or os.path.exists(f"{root}/{UNMOUNTED}")):
+        if root and (is_told or not os.path.isdir(root) or os.path.exists(f"{root}/{UNMOUNTED}")):
             found.append(f"unset STAGE_IMAGE_ROOT{number}")
     return found
 
@@ -150,9 +158,21 @@ def write(scope: str, told: Told, uid: int) -> None:
     aside = f"{folder}/.{NAME}.{os.getpid()}"
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
     with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-        os.fchown(fd, uid, -1)
+        _let_read(fd, uid)
         file.write(told.text())
     os.rename(aside, path(scope))
+
+
+def _let_read(fd: int, uid: int) -> None:
+    """Let a user read a file of root's: if it were his own, he could fill /run with it."""
+    if uid == os.geteuid():
+        return
+    entries = ((1, 4, _NOBODY), (2, 4, uid), (4, 0, _NOBODY), (16, 4, _NOBODY), (32, 0, _NOBODY))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(fd, "system.posix_acl_access", acl)
+    except OSError:
+        os.fchown(fd, uid, -1)  # a /run without access control lists
 
 
 def await_stager(

@@ -24,6 +24,18 @@ def covering(path: str, directories: Sequence[Directory]) -> Directory | None:
     return next((each for each in directories if path.startswith(f"{each.mount}/")), None)
 
 
+def is_roots(path: str) -> bool:
+    """Whether there is a directory of root's at a path of the host, with no link on the way.
+
+    In /tmp anybody may leave something by that name, and what cannot be bound would cost all jobs their namespaces.
+    """
+    try:
+        with opened(path) as there:
+            return os.fstat(there).st_uid == 0
+    except OSError:
+        return False
+
+
 def make_room(path: str, directory: Directory) -> None:
     """Make, in a job's own directory, the empty directory on which the host's at `path` is to be mounted.
 

@@ -108,7 +108,9 @@ def test_what_tasks_are_told_is_for_their_user_only(n1: Node, url: str) -> None:
     n1.prolog(7, url)
     path = "/run/stage-image/jobs/slurm-7/tasks"
     status = n1.view(path).stat()
-    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (ALICE, 0o400)
+    assert (status.st_uid, status.st_mode & 0o222) == (0, 0), "a file of alice's own she could fill /run with"
+    assert n1.run("/bin/cat", path, user=ALICE).code == 0
+    assert n1.run("/bin/chmod", "u+w", path, user=ALICE).code != 0
     assert n1.run("/bin/cat", path, user=MALLORY).code != 0
     assert n1.task(7, user=MALLORY).out == ""
     assert stat.S_IMODE(n1.view(f"{n1.store}/jobs").stat().st_mode) == 0o700
@@ -364,7 +366,7 @@ def test_whatever_slurmds_umask(n1: Node, url: str, umask: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["ready", "failed", "staging"])
-@pytest.mark.parametrize("kind", ["batch", "first", "second", "later step", "interactive"])
+@pytest.mark.parametrize("kind", ["batch", "first", "first elsewhere", "second", "later step", "interactive"])
 def test_shell_and_python_tell_the_tasks_the_same(n1: Node, origin: Origin, url: str, state: str, kind: str) -> None:
     if state == "staging":
         stall = late(n1, origin)
@@ -376,7 +378,8 @@ def test_shell_and_python_tell_the_tasks_the_same(n1: Node, origin: Origin, url:
         n1.prolog(7, url, *([origin.url("/gone")] if state == "failed" else []))
     env = {
         "batch": {"ENVIRONMENT": "BATCH", "SLURM_STEP_ID": ""},
-        "first": {"ENVIRONMENT": "BATCH"},
+        "first": {"ENVIRONMENT": "BATCH", "SLURM_NODEID": "0"},
+        "first elsewhere": {"ENVIRONMENT": "BATCH", "SLURM_NODEID": "1"},
         "second": {"SLURM_LOCALID": "1"},
         "later step": {"SLURM_STEP_ID": "1"},
         "interactive": {"SLURM_STEP_ID": ""},
@@ -385,7 +388,7 @@ def test_shell_and_python_tell_the_tasks_the_same(n1: Node, origin: Origin, url:
     python = n1.stage_image("slurm", "task-prolog", job=7, env=env)
     assert (shell.code, python.code, shell.out) == (0, 0, python.out)
     assert "export STAGE_IMAGE_PATH=" in shell.out
-    assert ("\nprint " in shell.out) == (kind == "batch" or (kind == "first" and state == "failed"))
+    assert ("\nprint " in shell.out) == (kind == "batch" or (kind == "first elsewhere" and state == "failed"))
 
 
 @pytest.mark.parametrize("state", ["ready", "nothing"])

@@ -208,8 +208,9 @@ def test_what_is_not_on_this_node_is_taken_back(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / UNMOUNTED).touch()
     here = {"STAGE_IMAGE_PATH": str(tmp_path / "image"), "STAGE_IMAGE_ROOT": str(tmp_path), "STAGE_IMAGE_PATH_9": "/no"}
-    assert told.stale(here) == []
+    assert told.stale(here, is_told=False) == []
+    assert told.stale(here, is_told=True) == [f"unset STAGE_IMAGE_{name}" for name in ("PATH", "DIGEST", "ROOT")]
     gone = {"STAGE_IMAGE_PATH_2": str(tmp_path / "gone"), "STAGE_IMAGE_DIGEST_2": "x", "STAGE_IMAGE_REFERENCE_2": "y"}
-    assert told.stale(here | gone) == ["unset STAGE_IMAGE_PATH_2", "unset STAGE_IMAGE_DIGEST_2"]
-    assert told.stale({"STAGE_IMAGE_ROOT_8": str(tmp_path / "bare")}) == ["unset STAGE_IMAGE_ROOT_8"]
-    assert told.stale({"STAGE_IMAGE_ROOT": str(tmp_path / "gone")}) == ["unset STAGE_IMAGE_ROOT"]
+    assert told.stale(here | gone, is_told=False) == ["unset STAGE_IMAGE_PATH_2", "unset STAGE_IMAGE_DIGEST_2"]
+    assert told.stale({"STAGE_IMAGE_ROOT_8": str(tmp_path / "bare")}, is_told=False) == ["unset STAGE_IMAGE_ROOT_8"]
+    assert told.stale({"STAGE_IMAGE_ROOT": str(tmp_path / "gone")}, is_told=False) == ["unset STAGE_IMAGE_ROOT"]
