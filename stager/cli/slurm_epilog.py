@@ -12,7 +12,7 @@ from stager.errors import InUse, StageImageError
 from stager.progress import write_line
 from stager.schedulers import hook, told
 from stager.schedulers.hook import HookEnvironment
-from stager.schedulers.registry import JobRecord, leave_ended
+from stager.schedulers.registry import JobRecord, ended, forget_ended, leave_ended, run_folder
 from stager.store import files
 
 if TYPE_CHECKING:
@@ -67,17 +67,27 @@ def _release(node: JobNode) -> list[str]:
     notes: list[str] = []
     for record in _records(node):
         # Another job's remains are no reason to keep this node waiting for long; the next Epilog goes on.
-        if record.scope != node.scope and monotonic() > begun + PATIENCE / 2:
+        until = begun + (PATIENCE if record.scope == node.scope else PATIENCE / 2)
+        if record.scope != node.scope and monotonic() > until:
             break
-        release = Release(node, record, begun + PATIENCE)
+        release = Release(node, record, until)
         release.run()
         stayed += release.problems
         notes += release.notes
+    _forget_others(node)
     for note in notes:
         write_line(note)
     error = InUse("; ".join(stayed)) if stayed else None
     node.log("epilog", error, seconds=monotonic() - begun, note="; ".join(notes))
     return stayed
+
+
+def _forget_others(node: JobNode) -> None:
+    # Those that ended without ever having had a record: their tasks were only told why.
+    for scope in ended():
+        if node.registry.read(scope) is None:
+            files.discard_tree(run_folder(scope))
+            forget_ended(scope)
 
 
 def _records(node: JobNode) -> list[JobRecord]:

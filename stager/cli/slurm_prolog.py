@@ -20,7 +20,14 @@ from stager.cli.slurm_stager import LOCK_SECONDS, job_lock, stage
 from stager.errors import ConfigError, LeaderLost, StageImageError
 from stager.schedulers import hook, private, told, visible
 from stager.schedulers.hook import HookEnvironment
-from stager.schedulers.registry import Directory, JobRecord, make_image_folders, make_run_folder, run_folder
+from stager.schedulers.registry import (
+    Directory,
+    JobRecord,
+    forget_ended,
+    make_image_folders,
+    make_run_folder,
+    run_folder,
+)
 from stager.schedulers.told import Told
 from stager.store.trouble import as_error
 
@@ -154,6 +161,8 @@ class Prolog:
             references=references,
             directories=tuple(Directory(each.path, each.mount) for each in wanted),
         )
+        # What was noted of an earlier run that left no record is not said of this one.
+        forget_ended(record.scope)
         self._node.registry.write(record)
         return record
 
@@ -212,10 +221,10 @@ class Prolog:
 
 
 def _is_pinned(record: JobRecord) -> bool:
-    # The record comes first: a Prolog that was killed in between has made nothing yet.
+    # The record comes first, then an empty file to pin it to: a Prolog that was killed in between has made nothing yet.
     from stager.mounts.namespace import PIN
 
-    return bool(record.namespace) and os.path.exists(f"{record.namespace}/{PIN}")
+    return bool(record.namespace) and os.path.ismount(f"{record.namespace}/{PIN}")
 
 
 class _BudgetSpentError(Exception):

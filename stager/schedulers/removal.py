@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from stager.errors import InUse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stager.clock import Clock
 
 DEEPEST = 64
@@ -51,14 +53,21 @@ class Removal:
         close_to_owner(self._top)
         for _ in range(PASSES):
             self._stayed = []
-            self._moved = os.listdir(self._top)
-            if not self._moved:
+            if not self._take_all():
                 return
-            while self._moved:
-                self._take(self._top, self._moved.pop(), 0)
         if self._stayed:
             more = f" and {len(self._stayed) - 1} more" if len(self._stayed) > 1 else ""
             raise InUse(f"{self._path}: {self._stayed[0]}{more} cannot be removed, as a mount or a process holds it")
+
+    def _take_all(self) -> bool:
+        """Remove all that is in the top; return whether there was anything."""
+        found = False
+        for some in _some_at_a_time(self._top):
+            found = True
+            self._moved = some
+            while self._moved:
+                self._take(self._top, self._moved.pop(), 0)
+        return found
 
     def _take(self, folder: int, name: str, depth: int) -> None:
         """Remove one entry of a directory."""
@@ -83,12 +92,10 @@ class Removal:
             if mount_id(fd) != mount_id(self._top):
                 raise OSError(errno.EBUSY, "a mount", name)
             close_to_owner(fd)
-            with os.scandir(fd) as entries:  # not a list: of ten million names, that alone would be a gigabyte
-                names = (entry.name for entry in entries)
-                while some := list(islice(names, AT_A_TIME)):
-                    self._look_at_time()
-                    for below in some:
-                        self._lift(fd, below, depth)
+            for some in _some_at_a_time(fd):
+                self._look_at_time()
+                for below in some:
+                    self._lift(fd, below, depth)
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=folder)
@@ -110,6 +117,14 @@ class Removal:
                 self._stayed.append(name)
             else:
                 self._moved.append(aside)
+
+
+def _some_at_a_time(fd: int) -> Iterator[list[str]]:
+    """Yield the names in a directory, never all at once: of ten million, that alone would be a gigabyte."""
+    with os.scandir(fd) as entries:
+        names = (entry.name for entry in entries)
+        while some := list(islice(names, AT_A_TIME)):
+            yield some
 
 
 def _unlinked(folder: int, name: str) -> bool:
