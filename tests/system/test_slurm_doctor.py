@@ -111,6 +111,22 @@ def test_what_a_site_sets_is_judged_as_the_prolog_has_it(bed: Bed) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def test_a_directory_to_show_images_in_that_is_missing(bed: Bed) -> None:
+    node = bed.nodes[0]
+    path = node.view("/etc/stage-image/config.toml")
+    text = path.read_text("utf-8")
+    path.write_text(f'{text}slurm.images_at = "/run/no-such-place"\n', encoding="utf-8")
+    missing = "/run/no-such-place (slurm.images_at) is no directory here"
+    try:
+        ran, _ = doctor(bed)
+        assert (ran.code, missing in ran.out) == (64, True), ran.out + ran.err
+        node.run("mkdir", "-m", "755", "/run/no-such-place")
+        assert missing not in doctor(bed)[0].out
+    finally:
+        path.write_text(text, encoding="utf-8")
+        node.run("rm", "-rf", "/run/no-such-place")
+
+
 def test_the_table_for_people(bed: Bed) -> None:
     ran = bed.root.run("stage-image", "slurm", "doctor", node=bed.nodes[0])
     lines = ran.out.splitlines()

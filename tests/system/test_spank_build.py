@@ -174,6 +174,22 @@ def test_the_prolog_is_told(bed: Bed, how: str) -> None:
     assert told(bed) == [wanted, wanted]
 
 
+@pytest.mark.parametrize("of_job", ["", "http://a/1"])
+def test_a_step_that_asks_for_an_image_of_its_own_is_told_that_it_gets_none(bed: Bed, of_job: str) -> None:
+    steps = [
+        f"srun -n1 {option} echo {name}" for name, option in (("plain", ""), ("other", "--stage-image=http://a/2"))
+    ]
+    steps += [f"srun -n1 --stage-image={of_job} echo same"] if of_job else []
+    script = "#!/bin/sh\n" + "".join(f"{step} 2>&1\n" for step in steps)
+    job = bed.sbatch(script, "-N1", *([f"--stage-image={of_job}"] if of_job else []))
+    assert bed.await_job(job) == "COMPLETED"
+    lines = bed.output(job).splitlines()
+    said = [line for line in lines if "a step begins without a Prolog, --stage-image has no effect" in line]
+    assert (len(said), lines.index("plain") < lines.index(said[0]) <= lines.index("other") + 1) == (1, True), lines
+    assert len(lines) == len(steps) + 1, lines
+    assert "no effect" not in bed.user.run("srun", "-N1", "--stage-image=http://a/2", "true").err
+
+
 @pytest.mark.parametrize("value", ["a b", "a\nb", "é", "x" * 4097])
 @pytest.mark.parametrize("command", ["srun", "salloc"])
 def test_a_hostile_value_is_refused_at_once(bed: Bed, command: str, value: str) -> None:
