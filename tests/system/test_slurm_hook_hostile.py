@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stager import lease
-from stager.cli.as_user import LAST_SECONDS
+from stager.cli.as_user import LAST_SECONDS, as_user
 from stager.errors import InUse
 from stager.lease import Lease
 from stager.process import ProcessIdentity, boot_id, current
@@ -19,7 +20,7 @@ from stager.schedulers import private
 from stager.schedulers.removal import AT_A_TIME
 from tests.support.fake_clock import FakeClock
 from tests.support.slurm_hooks import ALICE, MALLORY, Node, Ran, Started, node
-from tests.support.tasks import ROOT
+from tests.support.tasks import ROOT, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,14 @@ def short_epilog(n1: Node, job: int, user: int = ALICE) -> Ran:
     return python(n1, code, n1.told_by_slurmd(job, user, "epilog_slurmd")).end()
 
 
+def unrecorded(n1: Node) -> None:
+    """Have the Prolog of job 7 fail before it could record anything."""
+    n1.configure("store = [broken\n")
+    assert n1.prolog(7, NEVER).code == 0
+    n1.configure(**settings(n1))
+    assert (n1.state(7), n1.record(7)) == ("failed", {})
+
+
 def silence(n1: Node, user: int) -> Started:
     """Have a user's own store never answer whoever looks for its images."""
     own = f"/var/tmp/stage-image-{user}"
@@ -103,6 +112,40 @@ def test_a_store_that_does_not_answer_does_not_hold_the_epilog(n1: Node) -> None
     assert locked_by_nobody(n1, 7)
     n1.kill(int(next(line for line in n1.processes() if "silent_fuse" in line).split(":")[0]))
     assert n1.left() == []
+
+
+@pytest.mark.needs("fuse")
+def test_an_epilog_that_is_killed_while_it_waits_there_leaves_the_lock_to_the_next(n1: Node) -> None:
+    server = silence(n1, ALICE)
+    epilog = n1.start_epilog(7)
+    server.says("asked")
+    epilog.send(signal.SIGKILL)
+    epilog.end()
+    assert n1.view(f"{n1.store}/locks/job.slurm-7.lock").exists()
+    until(lambda: locked_by_nobody(n1, 7), "the lock to be free", 5)
+    n1.kill(int(next(line for line in n1.processes() if "silent_fuse" in line).split(":")[0]))
+    assert n1.left() == []
+
+
+def test_a_child_that_is_the_users_has_nothing_of_roots(tmp_path: Path) -> None:
+    """It may outlive us: neither a lock nor the hook's output, of which slurmd awaits the end, may stay open in it."""
+    with open(tmp_path / "lock", "wb") as ours:
+        number = ours.fileno()
+
+        def seen() -> int:
+            null = os.stat(os.devnull)
+            streams = sum(not os.path.samestat(os.fstat(fd), null) for fd in (0, 1, 2))
+            return streams + 8 * is_open(number)
+
+        assert as_user(ALICE, ALICE, seen) == 0
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.needs("fuse")
@@ -190,10 +233,13 @@ def test_an_epilog_that_does_not_get_the_lock_leaves_it_to_another_jobs(n1: Node
     assert n1.left() == []
 
 
-@pytest.mark.parametrize("asked", ["a directory", "what is refused"])
+@pytest.mark.parametrize("had", ["a directory", "what was refused", "only word why"])
 @pytest.mark.parametrize("obstacle", ["settings", "switch"])
-def test_what_an_epilog_could_not_even_begin_another_jobs_takes_back(n1: Node, obstacle: str, asked: str) -> None:
-    n1.prolog(7, *([] if asked == "a directory" else [NEVER]), env=SPANK if asked == "a directory" else {})
+def test_what_an_epilog_could_not_even_begin_another_jobs_takes_back(n1: Node, obstacle: str, had: str) -> None:
+    if had == "only word why":
+        unrecorded(n1)
+    else:
+        n1.prolog(7, *([NEVER] if had == "what was refused" else []), env=SPANK if had == "a directory" else {})
     n1.prolog(8, env=SPANK)
     if obstacle == "settings":
         n1.configure("store = [broken\n")
@@ -208,7 +254,7 @@ def test_what_an_epilog_could_not_even_begin_another_jobs_takes_back(n1: Node, o
 
 def test_a_job_that_comes_back_is_not_taken_for_the_one_that_ended(n1: Node) -> None:
     """A requeue: what is noted of the run before, which left no record, must not end the one that runs now."""
-    n1.prolog(7, NEVER)
+    unrecorded(n1)
     n1.switch_off()
     assert n1.epilog(7).code == 0
     n1.view("/etc/stage-image/disabled").unlink()
