@@ -5,7 +5,9 @@ Scibian's patches to private-tmpdir have it as `subdir=`. Here, as there, what i
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -30,10 +32,16 @@ def is_roots(path: str) -> bool:
     In /tmp anybody may leave something by that name, and what cannot be bound would cost all jobs their namespaces.
     """
     try:
-        with opened(path) as there:
-            return os.fstat(there).st_uid == 0
+        with opened(path, _check_roots):
+            return True
     except OSError:
         return False
+
+
+def _check_roots(path: str, status: os.stat_result) -> None:
+    # Whoever owns a directory on the way, or may rename what is in it, could change what lies there before it is bound.
+    if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+        raise PermissionError(errno.EPERM, "it can be changed by others than root", path)
 
 
 def make_room(path: str, directory: Directory) -> None:
