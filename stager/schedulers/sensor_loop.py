@@ -44,18 +44,19 @@ class Bounded(Generic[T]):
         """Have the action done, and wait for nothing; whether it was idle."""
         if self._is_busy:
             return False
-        self._is_busy, self._result = True, None
-        self._done.clear()
+        # An event of its own for each question: the end of one that came too late is no answer to the next.
+        self._is_busy, self._result, self._done = True, None, threading.Event()
         self._wanted.release()
         return True
 
     def _run(self) -> None:
         while True:
             self._wanted.acquire()
+            done = self._done
             with suppress(Exception):  # a sensor that ends harms execd more than one that knows nothing
                 self._result = self._action()
             self._is_busy = False
-            self._done.set()
+            done.set()
 
 
 def serve(answer: Callable[[], str], source: int = 0, sink: int = 1) -> None:
