@@ -73,12 +73,13 @@ def settings(text: str, wanted: Sequence[Wanted]) -> tuple[str, list[str]]:
     notes, lines = [], text.splitlines()
     for each in wanted:
         place = next((number for number, line in enumerate(lines) if line.split(None, 1)[:1] == [each.setting]), None)
-        before = lines[place].partition(each.setting)[2].strip() if place is not None else "none"
+        before = (lines[place].partition(each.setting)[2].strip() if place is not None else "") or "none"
         after = _value(before, each)
         if after is None:
             notes.append(f"{each.setting} is {before}, and stays so; ours would be {each.value}")
         elif after != before and place is not None:
-            gap = lines[place][len(each.setting) :].partition(before)[0] or " "
+            behind = lines[place][len(each.setting) :]
+            gap = behind[: len(behind) - len(behind.lstrip())] or " "
             lines[place] = f"{each.setting}{gap}{after}"
         elif after != before:
             lines.append(f"{each.setting} {after}")
@@ -89,8 +90,9 @@ def _value(before: str, wanted: Wanted) -> str | None:
     """Return the new value; None where another's has to stay."""
     empty = before if before in NOTHING else "NONE" if wanted.setting == "starter_method" else "none"
     if wanted.listed:
-        kept = [path for path in before.split(",") if path and path not in (*NOTHING, wanted.value)]
-        if not wanted.undo and wanted.value in before.split(","):
+        there = [path.strip() for path in before.split(",")]
+        kept = [path for path in there if path and path not in (*NOTHING, wanted.value)]
+        if not wanted.undo and wanted.value in there:
             return before
         return ",".join(kept if wanted.undo else [*kept, wanted.value]) or empty
     is_ours = script(before) == wanted.path

@@ -115,6 +115,17 @@ def test_a_setting_that_is_not_there_is_added() -> None:
     assert texts.settings("a b\n", [Wanted("load_sensor", SENSOR, listed=True, undo=True)])[0] == "a b\n"
 
 
+def test_a_setting_without_a_value_gets_ours() -> None:
+    assert texts.settings("load_sensor\n", [Wanted("load_sensor", SENSOR, listed=True)])[0] == f"load_sensor {SENSOR}\n"
+
+
+def test_blanks_in_a_list_hide_nothing() -> None:
+    text = f"load_sensor  /site/gpu, {SENSOR}\n"
+    assert texts.settings(text, [Wanted("load_sensor", SENSOR, listed=True)])[0] == text
+    gone, _ = texts.settings(text, [Wanted("load_sensor", SENSOR, listed=True, undo=True)])
+    assert gone == "load_sensor  /site/gpu\n"
+
+
 def test_a_queue_starts_jobs_by_ours() -> None:
     _, come = texts.wanted(HOOKS, parts=["starter"], user="root", undo=False)
     made, _ = texts.settings(QUEUE, come)
