@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.needs("bash")
 @pytest.mark.parametrize("options", ["errexit", "nounset", "xtrace", "errexit:nounset:noglob"])
 @pytest.mark.parametrize("hook", ["prolog", "epilog"])
 def test_no_option_of_the_user_s_puts_the_queue_out_of_service(tmp_path: Path, hook: str, options: str) -> None:

@@ -1,4 +1,4 @@
-"""What tests that mount something share."""
+"""What tests that mount something share, and those of jobs."""
 
 from __future__ import annotations
 
@@ -38,3 +38,9 @@ def mountpoint(tmp_path: Path) -> Path:
     point = tmp_path / "mountpoint"
     point.mkdir(mode=0o755)
     return point
+
+
+@pytest.fixture
+def word(request: pytest.FixtureRequest) -> str:
+    """One that no other test has: of an image that no node has seen."""
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)

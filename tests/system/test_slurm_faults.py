@@ -37,15 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 def bed(shared: Bed) -> Iterator[Bed]:
     """Nothing may have been left, and no node be drained, after any of the tests."""
     yield shared
-    shared.idle()
-    assert shared.drained() == []
-    assert shared.leftovers() == []
-
-
-@pytest.fixture
-def word(request: pytest.FixtureRequest) -> str:
-    """One that no other test has: of an image that no node has seen."""
-    return "".join(c if c.isalnum() else "-" for c in request.node.name)
+    shared.check_tidy()
 
 
 @pytest.fixture

@@ -36,9 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 def bed(shared: Bed) -> Iterator[Bed]:
     """Nothing may have been left, and no node be drained, after any of the tests."""
     yield shared
-    shared.idle()
-    assert shared.drained() == []
-    assert shared.leftovers() == []
+    shared.check_tidy()
 
 
 def test_two_jobs_see_nothing_of_each_other(bed: Bed) -> None:

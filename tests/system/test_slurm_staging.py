@@ -33,12 +33,6 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def word(request: pytest.FixtureRequest) -> str:
-    """One that no other test has: of an image that no node has seen."""
-    return "".join(c if c.isalnum() else "-" for c in request.node.name)
-
-
-@pytest.fixture
 def url(bed: Bed, word: str, tmp_path: Path) -> str:
     return bed.origin.put(f"{word}.sqsh", picture(tmp_path, word))
 

@@ -156,7 +156,7 @@ def test_words_that_are_for_no_shell(host: Host, environ: Mapping[str, str]) -> 
 
 
 @pytest.mark.parametrize(("login", "kind"), [("true", "login"), ("false", "plain")])
-@pytest.mark.skipif(not shutil.which("bash"), reason="only bash can tell that it is a login shell")
+@pytest.mark.needs("bash")  # which alone can tell that it is a login shell
 def test_a_login_shell_is_one(host: Host, login: str, kind: str) -> None:
     host.script.write_text("shopt -q login_shell && echo login || echo plain\necho $0\n", encoding="utf-8")
     told = {"SGE_STARTER_SHELL_START_MODE": "posix_compliant", "SGE_STARTER_USE_LOGIN_SHELL": login, "HOME": "/nowhere"}

@@ -12,18 +12,21 @@ from xml.etree import ElementTree as ET
 
 from stager.schedulers.gridengine_setup import COMPLEXES, TOLD
 from tests.support.cluster.ensemble import Ensemble
-from tests.support.cluster.hosts import Host, together
-from tests.support.cluster.network import UNSHAPED, Switch
+from tests.support.cluster.hosts import together
+from tests.support.cluster.network import UNSHAPED
 from tests.support.cluster.origin import Origin
 from tests.support.gridengine.machine import Machine
 from tests.support.gridengine.site import PROGRAMS, Site, replaced
 from tests.support.leftovers import GRACE
 from tests.support.slurm.site import ALICE, BOB, STORE
 from tests.support.slurm.users import User
+from tests.support.slurm.wiring import connect
 from tests.support.tasks import NOTHING, PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from tests.support.cluster.network import Switch
 
 ORIGIN = "10.79.0.1"
 _MASTER = "10.79.0.2"
@@ -245,7 +248,8 @@ def gridengine(
     place.settings({"store": STORE, "gridengine.allow": [f"http://{ORIGIN}/"], **keeper, **site})
     with ExitStack() as ending:
         machines = _machines(place, names, zookeeper=zookeeper)
-        bed = Bed(place, _connect(place, machines, rate, ending), machines, rate)
+        switch = connect(place, machines, dict.fromkeys(("origin", *names), rate), ending)
+        bed = Bed(place, switch, machines, rate)
         bed.boot(cell, configuration)
         yield bed
 
@@ -259,22 +263,6 @@ def _machines(place: Site, names: list[str], *, zookeeper: bool) -> dict[str, Ma
         for number, (name, (address, role)) in enumerate(roles.items())
     )
     return {machine.name: machine for machine in machines}
-
-
-def _connect(place: Site, machines: dict[str, Machine], rate: float, ending: ExitStack) -> Switch:
-    """Give them power, and a network."""
-    hosts = place.hosts({name: machine.address for name, machine in machines.items()})
-    center = Host("switch", place.folder / "switch", hosts)
-    ending.callback(center.destroy)
-    for machine in machines.values():
-        ending.callback(machine.power_off)
-        machine.power_on(hosts)
-    for host in (center, *(machine.host for machine in machines.values())):
-        host.wait()
-    switch = Switch(center)
-    shaped = {name: rate for name, machine in machines.items() if machine.role == "sge_execd" or name == "origin"}
-    switch.connect([machine.link(shaped.get(name, UNSHAPED)) for name, machine in machines.items()])
-    return switch
 
 
 def _hooks(place: Site, hooks: bool | Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 from tests.support.cluster.ensemble import Ensemble
 from tests.support.cluster.hosts import Host, together
-from tests.support.cluster.network import UNSHAPED, Switch
+from tests.support.cluster.network import UNSHAPED
 from tests.support.cluster.origin import Origin
 from tests.support.leftovers import GRACE
 from tests.support.slurm.machine import Machine
 from tests.support.slurm.site import ALICE, BOB, HOOKS, LIB, PLUGIN, STORE, Site
 from tests.support.slurm.users import User
+from tests.support.slurm.wiring import connect
 from tests.support.tasks import NOTHING, PATIENCE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from tests.support.cluster.network import Switch
 
 ORIGIN = "10.79.0.1"
 _CONTROLLER = "10.79.0.2"
@@ -159,6 +162,12 @@ class Bed:
         node.serve()
         self.idle(node)
 
+    def check_tidy(self) -> None:
+        """Fail if a node was drained, or if anything is left of jobs when all Epilogs are through."""
+        self.idle()
+        assert self.drained() == []
+        assert self.leftovers() == []
+
     def leftovers(self, grace: float = GRACE) -> list[str]:
         """Return what is left on the nodes, one line for each thing, once nothing is or the grace is over.
 
@@ -209,7 +218,7 @@ def slurm(
     place.settings({"store": STORE, "slurm.allow": [f"http://{ORIGIN}/"], **keeper, **site})
     with ExitStack() as ending:
         machines = _machines(place, names, zookeeper=zookeeper)
-        switch = _connect(place, machines, rate, ending)
+        switch = connect(place, machines, dict.fromkeys(("origin", *names), rate), ending)
         bed = Bed(place, switch, machines, rate)
         bed.boot()
         yield bed
@@ -224,22 +233,6 @@ def _machines(place: Site, names: list[str], *, zookeeper: bool) -> dict[str, No
         for number, (name, (address, role)) in enumerate(roles.items())
     )
     return {machine.name: machine for machine in machines}
-
-
-def _connect(place: Site, machines: dict[str, Node], rate: float, ending: ExitStack) -> Switch:
-    """Give them power, and a network."""
-    hosts = place.hosts({name: machine.address for name, machine in machines.items()})
-    center = Host("switch", place.folder / "switch", hosts)
-    ending.callback(center.destroy)
-    for machine in machines.values():
-        ending.callback(machine.power_off)
-        machine.power_on(hosts)
-    for host in (center, *(machine.host for machine in machines.values())):
-        host.wait()
-    switch = Switch(center)
-    shaped = {name: rate for name, machine in machines.items() if machine.role == "slurmd" or name == "origin"}
-    switch.connect([machine.link(shaped.get(name, UNSHAPED)) for name, machine in machines.items()])
-    return switch
 
 
 def _hooks(place: Site, hooks: bool | Path) -> dict[str, str | None]:
