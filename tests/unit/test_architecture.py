@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LAYERS = {
-    0: {"errors", "reference", "layout", "quantity", "py.typed"},
+    0: {"errors", "reference", "image_names", "layout", "quantity", "py.typed"},
     1: {
         "interfaces",
+        "oci",
         "config",
         "settings_file",
         "kinds",
@@ -30,7 +31,7 @@ LAYERS = {
         "filesystem",
         "variables",
     },
-    3: {"election", "sources", "images", "mounts", "relay"},
+    3: {"election", "sources", "images", "mounts", "relay", "layers"},
     4: {"schedulers"},
     5: {"cli", "log", "progress", "progress_bar", "__main__"},
 }
