@@ -6,6 +6,9 @@
 ├── quarantine/                images which `verify` found bad
 ├── refs/<key>                 reference → digest, validators, time seen
 ├── partial/<key>/<owner>/     bytes in flight: data, state
+├── blobs/                     layers of container images, each once; only where such images are staged
+│   ├── sha256/ab/abcd…        whole and verified; its mtime is its last use, a shared flock on it keeps it
+│   └── partial/<hex>[.owner]/ in flight: data (an exclusive flock on it says that somebody fills it), state
 ├── locks/<name>.lock          never unlinked, opened read-write; <name>.leader tells who holds it and how far it is,
 │                              <name>.leader.wake is a FIFO whose closing wakes those who wait for the holder;
 │                              <key>.relay.log tells of strangers at the relay
@@ -64,6 +67,21 @@ class Layout:
     def report(self) -> str:
         """What a load sensor says of the images; only where there is one."""
         return f"{self.root}/report"
+
+    @property
+    def blobs(self) -> str:
+        """Layers of container images; only where such images are staged."""
+        return f"{self.root}/blobs"
+
+    @property
+    def blob_partials(self) -> str:
+        return f"{self.blobs}/partial"
+
+    def blob(self, digest: Digest) -> str:
+        return f"{self.blobs}/sha256/{digest.hex[:2]}/{digest.hex}"
+
+    def blob_partial(self, name: str) -> str:
+        return f"{self.blob_partials}/{name}"
 
     def image_dir(self, digest: Digest) -> str:
         return f"{self.images}/{digest.hex[:2]}/{digest.hex}"
