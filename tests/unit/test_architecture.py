@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LAYERS = {
-    0: {"errors", "reference", "image_names", "layout", "quantity", "py.typed"},
+    0: {"errors", "reference", "container_references", "image_names", "layout", "quantity", "py.typed"},
     1: {
         "interfaces",
         "oci",

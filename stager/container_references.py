@@ -1,0 +1,93 @@
+"""References to container images: in registries, libraries, layouts and archives; `stager.reference.parse` asks here.
+
+Apart from `stager.reference`, because the grammar of registries takes regular expressions, which load for longer than
+all of the warm path.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stager import image_names
+from stager.errors import InvalidReference
+from stager.reference import ON_DISK, REGISTRIES, Reference, absolute, divided, shown, split_pin
+
+_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
+LONGEST = 512
+"""Characters of a library's reference without its pin; no service takes more than a part of that."""
+
+_LIBRARY_HINT = "write library://entity/collection/container:tag, with library://host/ before it for another library"
+_KNOWN = "http, https, file, docker, oras, library, oci, docker-archive and oci-archive are; and plain paths"
+_HUB_CLOSED = "Singularity Hub takes no requests since 2021: find the image in a registry, or build it again"
+
+
+def parse_container(scheme: str, text: str, cwd: str) -> Reference:
+    """Return what a text with a scheme, in lower case, means that is none of http, https and file.
+
+    Raises InvalidReference, also for schemes that are unknown.
+    """
+    rest = text[len(scheme) + 1 :]
+    if scheme in ON_DISK:
+        return _on_disk(scheme, rest, cwd)
+    if scheme == "shub":
+        raise InvalidReference("shub:// images are not to be had any more", hint=_HUB_CLOSED)
+    if scheme not in (*REGISTRIES, "library"):
+        raise InvalidReference(f"the scheme {shown(scheme + '://')} is not supported", hint=_KNOWN)
+    if not rest.startswith("//"):
+        # Not repeated as a whole: somebody's `user:password@` may be in it.
+        raise InvalidReference(
+            f"{shown(rest.rpartition('@')[2])} lacks the slashes behind {scheme}:",
+            hint=f"write {scheme}://name, or ./{scheme}:name for a file of that name",
+        )
+    if scheme == "library":
+        return _library(rest[2:])
+    return Reference(scheme, f"{scheme}://{image_names.parse(rest[2:])}")
+
+
+def _library(rest: str) -> Reference:
+    """`[host/]entity/collection/container[:tag]`, the latter alone being one of `library/default`.
+
+    Only before three other parts does the first name a host (github.com/sylabs/scs-library-client, ParseAmbiguous).
+    """
+    name, digest = split_pin(f"library://{rest}")
+    *front, last = name.removeprefix("library://").lstrip("/").split("/")
+    container, colon, tag = last.partition(":")
+    host = front.pop(0).lower() if len(front) == 3 else ""
+    parts = [*(front or ["library", "default"]), container]
+    if len(parts) > 3 or not all(map(_PART.fullmatch, parts)) or len(name) > LONGEST:
+        raise InvalidReference(
+            f"{shown(name.rpartition('@')[2])} is not the name of a library's image", hint=_LIBRARY_HINT
+        )
+    if host and not _HOST.fullmatch(host):
+        raise InvalidReference(f"{shown(host.rpartition('@')[2])} is not a host name", hint=_LIBRARY_HINT)
+    if colon and not _TAG.fullmatch(tag):
+        raise InvalidReference(f"{shown(tag)} is not a tag", hint=_LIBRARY_HINT)
+    where = "/".join([*([host] if host else []), *parts])
+    return Reference("library", f"library://{where}:{tag or 'latest'}", digest)
+
+
+def _on_disk(scheme: str, rest: str, cwd: str) -> Reference:
+    if rest.startswith("//"):
+        raise InvalidReference(
+            f"behind {scheme}: comes a path, not two slashes",
+            hint=f"write {scheme}:/path; an image in a registry is docker://host/name:tag",
+        )
+    path, name = divided(scheme, rest)
+    if not path:
+        raise InvalidReference(f"{scheme}: names no path", hint=f"write {scheme}:/path, or {scheme}:/path:name")
+    path = absolute(path, cwd)
+    if scheme == "docker-archive" and ":" in path:
+        raise InvalidReference(
+            f"{shown(path)} has a colon, at which the path of a docker-archive: ends", hint="give it another name"
+        )
+    # A directory that has a colon in its name is told from a name behind it by a colon at its end.
+    ambiguous = ":" in path.rpartition("/")[2]
+    location = f"{scheme}:{path}{f':{name}' if name or ambiguous else ''}"
+    if "@sha256:" in location.lower():
+        raise InvalidReference(
+            f"{shown(location)} has a digest, which cannot pin what is made of an image on disk",
+            hint="name one of its images by a tag",
+        )
+    return Reference(scheme, location)
