@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.clock import Clock
-    from stager.download import Download
     from stager.interfaces import ImageInfo, Message, Peers, Rendezvous, Teller
     from stager.known import Known
     from stager.seat import Seat
     from stager.shared import SharedStore
     from stager.store.images import StagedImage
     from stager.task import Task
+    from stager.transfer import Transfer
 
 GOODBYE_SECONDS = 3.0
 """For members to come once more and hear that nobody needs them; they come several times a second."""
@@ -120,7 +120,7 @@ class ClusterStaging:
 
     def fetching(
         self,
-        fetch: Callable[[Partial], Download],
+        fetch: Callable[[Partial], Transfer],
         known: Known,
         recognise: Callable[[int, int], ImageInfo],
         *,

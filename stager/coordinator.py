@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stager.roster_member import Member
-    from stager.roster_messages import Joining, Report
+    from stager.roster_messages import Doing, Joining, Report
 
-FATAL = {65, 66, 67, 71, 72, 73, 85}
+FATAL = {65, 66, 67, 71, 72, 73, 85, 87}
 """Exit codes of what every node would see: InvalidReference, NotFound, AccessDenied, DigestMismatch, NotAnImage,
-DamagedImage, and ClusterUnavailable, which is a private image that must not be relayed."""
-LOCAL = {74, 75}
-"""NoSpace and StoreUnusable say nothing of the origin. With all others, as OriginUnavailable, another node may have
-more luck."""
+DamagedImage, ClusterUnavailable, which is a private image that must not be relayed, and ImageRefused."""
+LOCAL = {74, 75, 88}
+"""NoSpace, StoreUnusable and ConverterMissing say nothing of the origin. With all others, as OriginUnavailable, another
+node may have more luck."""
 
 TRIES = 3
 """So many members may fail at the origin before all believe it."""
@@ -73,6 +73,7 @@ class Coordinator:
         self.error: Failure | None = None
         self.doubts = Doubts()
         self.trouble = ""
+        self.doing: Doing | None = None
         self._changes = 0
         self._failures = 0
         self._lost: dict[str, Failure] = {}
@@ -160,6 +161,7 @@ class Coordinator:
             "size": self.size,
             "digest": self.digest,
             "generation": self.generation,
+            "doing": self.doing.shown() if self.doing is not None else None,
             "nodes": [_shown(member) for member in members],
         }
 
@@ -223,7 +225,7 @@ class Coordinator:
         if member.complete and self.size is None and member.offset:
             self.roster.order.size = member.offset
         if member.at_origin:
-            self.trouble = report.trouble or ""
+            self.trouble, self.doing = report.trouble or "", report.doing
         if member.was_head or member.complete:
             self._vouch(report.digest, report.root, now)
         if report.error is not None:
@@ -278,6 +280,7 @@ class Coordinator:
             "dismissed": over or self.roster.is_dismissed(member),
             "closed": self.doubts.closed,
             "trouble": self.trouble,
+            "doing": self.doing.shown() if self.doing is not None else None,
             "unknown": False,
         }
 

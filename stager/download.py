@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
     from stager.store.segments import Segment
+    from stager.transfer import Hook, ResolvedHook, RoomHook
 
 T = TypeVar("T")
 
@@ -50,21 +51,22 @@ class Download:
     `room` is called with the bytes that will come before the first of them, and every ROOM_BYTES where the origin does
     not say how many; it raises NoSpace. `look` sees the first bytes, to give up early on what is no image. `on_begin`
     is called when the copy has been made ready for the origin's version, `before_bytes` before each connection and each
-    write; what it raises is tried again if it may be. `streams` limits the connections at a time. `on_wait` is told
-    each error and the seconds until the next try. `pinned`: the digest is known, so that any bytes may be gone on with.
-    `whence`: for people, where that is no matter of course. `image`, of `version`, is what was found to be here
-    already, by whoever can tell.
+    write; what it raises is tried again if it may be. `on_resolved` is not called here. `streams` limits the
+    connections at a time. `on_wait` is told each error and the seconds until the next try. `pinned`: the digest is
+    known, so that any bytes may be gone on with. `whence`: for people, where that is no matter of course. `image`, of
+    `version`, is what was found to be here already, by whoever can tell.
     """
 
     source: Source
     partial: Partial
     policy: RetryPolicy
     clock: Clock
-    room: Callable[[int], None] = lambda _size: None
+    room: RoomHook = field(default=lambda _size: None)
     on_wait: Callable[[StageImageError, float], None] | None = None
     look: Callable[[Partial], None] = lambda _partial: None
     on_begin: Callable[[], None] | None = None
-    before_bytes: Callable[[], None] = lambda: None
+    before_bytes: Hook = field(default=lambda: None)
+    on_resolved: ResolvedHook = field(default=lambda _private: None)
     streams: int = 1
     image: StagedImage | None = None
     version: Validators | None = None
@@ -85,6 +87,11 @@ class Download:
     def progress(self) -> tuple[int, int]:
         """Return bytes done and in all (0: unknown)."""
         return self.partial.held, self.partial.size or 0
+
+    @property
+    def phase(self) -> str:
+        """As Transfer.phase."""
+        return "pulling"
 
     def run(self, unless: Validators | None = None) -> bool:
         """Fetch until complete; False, with nothing fetched, if the origin still has the version `unless`.
@@ -160,7 +167,7 @@ class Download:
         self._first = stream
         try:
             self._check_cancelled()
-            self._drain(stream, self._place(stream, segment))
+            self._drain(stream, self._place(stream, segment), whole=end is None)
         finally:
             stream.close()
             self._first = None
@@ -188,7 +195,7 @@ class Download:
         self.room(ROOM_BYTES if stream.size is None else stream.size)
         return self.partial.segments[0]
 
-    def _drain(self, stream: Stream, segment: Segment) -> None:
+    def _drain(self, stream: Stream, segment: Segment, *, whole: bool) -> None:
         for chunk in stream.chunks():
             self.before_bytes()
             self._check_cancelled()
@@ -200,7 +207,10 @@ class Download:
             if self.streams > 1 and stream.ranges:
                 self._consider_another_stream()
         if segment.end == UNKNOWN_END:
-            self.partial.finish()
+            # Asked for a part, an origin that has another version by now begins that, and still stops where the part
+            # ended: then this is not where an image of unknown size ends.
+            if whole:
+                self.partial.finish()
         elif segment.missing:
             raise OriginUnavailable(f"{self.source.name} ended {segment.missing} bytes early")
 

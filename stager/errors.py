@@ -24,6 +24,8 @@ StageImageError
 ├── VerifyFailed         84   `verify` found bad images (they were quarantined or repaired, as it says)
 ├── ClusterUnavailable   85   ZooKeeper, or the cluster's other nodes, cannot be reached
 ├── TooFewNodes          86   the image is here, but not on as many nodes as `--min-nodes` asks for
+├── ImageRefused         87   a container image that no honest builder makes: too large, too deep, out of its root
+├── ConverterMissing     88   what makes a squashfs of a container image is not installed, or too old
 ├── CommandNotRunnable  126   `exec`: the command is there but cannot be executed
 └── CommandNotFound     127   `exec`: there is no such command
 
@@ -72,7 +74,7 @@ class InvalidReference(StageImageError):
     """The reference cannot be understood or is not allowed."""
 
     exit_code = 65
-    hint = "write https://host/path, file:///path or a path, optionally with @sha256:<64 hex digits>"
+    hint = "write https://host/path, docker://host/name:tag, oras://…, library://… or a path, perhaps with @sha256:…"
 
 
 class NotFound(StageImageError):
@@ -86,7 +88,7 @@ class AccessDenied(StageImageError):
     """The origin, or a file's mode, refuses us."""
 
     exit_code = 67
-    hint = "give credentials by ~/.netrc or the token_file setting, or ask the image's owner"
+    hint = "give credentials by ~/.netrc or token_file, for registries by `docker login`, or ask the image's owner"
 
 
 class OriginUnavailable(StageImageError):
@@ -217,6 +219,20 @@ class TooFewNodes(StageImageError):
     exit_code = 86
     hint = "see `stage-image status` for the nodes that lag or failed; ask for fewer, or give them more time"
     retryable = True
+
+
+class ImageRefused(StageImageError):
+    """A container image that no honest builder makes: it would fill the disk, or write out of its own root."""
+
+    exit_code = 87
+    hint = "build the image again, or ask whoever made it: what is named here is in one of its layers"
+
+
+class ConverterMissing(StageImageError):
+    """What makes a squashfs of a container image is not installed, or too old."""
+
+    exit_code = 88
+    hint = "install squashfs-tools 4.5 or later (sqfstar), or convert the image elsewhere by `stage-image convert`"
 
 
 class CommandNotRunnable(StageImageError):

@@ -16,7 +16,6 @@ from stager.store.trouble import FULL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stager.download import Download
     from stager.interfaces import ImageInfo, Teller
     from stager.known import Known
     from stager.leading import Leadership
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from stager.store.images import StagedImage
     from stager.store.memory import Seen
     from stager.together import Fetching
+    from stager.transfer import Transfer
 
 BRIEF_SECONDS = 10.0
 BRIEF_ATTEMPTS = 2
@@ -38,7 +38,7 @@ class Fetch:
     """
 
     known: Known
-    download: Callable[[Partial], Fetching | Download]
+    download: Callable[[Partial], Fetching | Transfer]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
     offline: bool
@@ -84,8 +84,9 @@ class Fetch:
     def _fetch(self, copy: Partial, leadership: Leadership, seen: Seen | None, held: StagedImage | None) -> StagedImage:
         asked = self.known.clock.now()
         download = self.download(copy)
-        leadership.measure = lambda: download.progress
+        leadership.measure, leadership.activity = lambda: download.progress, lambda: download.phase
         current = self._current(download, seen, held)
+        leadership.activity = None
         if current is not None:
             copy.leave()
             return current
@@ -100,7 +101,7 @@ class Fetch:
         return image
 
     def _current(
-        self, download: Fetching | Download, seen: Seen | None, held: StagedImage | None
+        self, download: Fetching | Transfer, seen: Seen | None, held: StagedImage | None
     ) -> StagedImage | None:
         """Return the image that is here and current, as far as anybody can say; None: another is in the copy now."""
         asked = self.known.clock.now()

@@ -57,6 +57,8 @@ class Head(threading.Thread):
         self._download = self._task.download(copy)
         self._download.on_begin = self._begun
         self._download.before_bytes = self._stand
+        if self._task.shared is None:
+            self._download.on_resolved = lambda private: self._offering.check(private=private)
         self._last = monotonic()
         self._given_up = -1.0
         self._told_by, self._download.on_wait = self._download.on_wait, self._waits
@@ -86,6 +88,11 @@ class Head(threading.Thread):
             self.ended = True
             self._load.wake.set()
 
+    @property
+    def doing(self) -> tuple[str, int, int] | None:
+        """What is done before the first byte that others can have: phase, done and in all."""
+        return (self._download.phase, *self._download.progress) if self._begins else None
+
     def stop(self) -> None:
         """Give it up."""
         self._stopped = True
@@ -96,7 +103,8 @@ class Head(threading.Thread):
         """Return what only the head knows."""
         message: Message = {}
         if self.kept and self.image is not None and self.found is not None:
-            version = self._unless if self.unchanged and self._unless else self._task.copy.validators
+            version = self._download.version or self._unless if self.unchanged else None
+            version = version or self._task.copy.validators
             message["version"] = versions.described(version, self.image.origin, private=self.image.private)
             message["version"]["size"] = self.image.size
             message |= {"digest": self.found.hex, "root": self._offering.root()}
@@ -104,6 +112,8 @@ class Head(threading.Thread):
             message["version"] = versions.of_copy(self._task.copy)
         if self.found is not None and (root := self._offering.root()) is not None:
             message |= {"digest": self.found.hex, "root": root}
+        if self.doing is not None:
+            message["doing"] = dict(zip(("phase", "done", "total"), self.doing, strict=True))
         if self._task.copy.held == self._trouble[1] and not self.ended:
             message["trouble"] = self._trouble[0][:TEXT_MAX]
         if self.error is not None and not self._stopped:
@@ -172,8 +182,9 @@ class Head(threading.Thread):
         self._load.wake.set()
 
     def _settle(self) -> None:
-        if self.unchanged and self._held is not None:
-            self.image, digest = self._held, self._held.digest
+        here = self._download.image or self._held
+        if self.unchanged and here is not None:
+            self.image, digest = here, here.digest
         else:
             digest = self._identified()
         pinned = self._task.settle(digest)

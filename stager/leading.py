@@ -74,6 +74,8 @@ class Leadership:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.measure: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.activity: Callable[[], str] | None = None
+        """What is being done, where that changes by itself; `phase` where it is None."""
         self.phase = "resolving"
 
     def __enter__(self) -> Self:
@@ -99,14 +101,14 @@ class Leadership:
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT_SECONDS):
-            self._note.phase = self.phase
+            self._note.phase = self.activity() if self.activity is not None else self.phase
             self._note.done, self._note.total = self.measure()
             self._note.beat += 1
             if self._is_passed_over():
                 return  # the note is our successor's now
             with suppress(OSError):  # whatever keeps the note from being written, the work itself goes on
                 self._write()
-            self._tell.progress(self.phase, self._note.done, self._note.total)
+            self._tell.progress(self._note.phase, self._note.done, self._note.total)
 
     def _write(self) -> None:
         try:

@@ -57,6 +57,7 @@ class Load:
     _furthest: int = 0
     _asking: Freshness | None = None
     _served: bool = False
+    _doing: tuple[str, int, int] | None = None
 
     @property
     def peers(self) -> Peers:
@@ -72,9 +73,25 @@ class Load:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Return bytes done and in all (0: unknown), as this node's tasks see it."""
+        """Return bytes done and in all (0: unknown), of the phase, as this node's tasks see it."""
+        if self.doing is not None:
+            return self.doing[1:]
         size = self.version.get("size") if self.version else None
         return max(self.offset, self._furthest if self.task.shared else 0), size or self.task.copy.size or 0
+
+    @property
+    def doing(self) -> tuple[str, int, int] | None:
+        """What the head does before the first byte of the image, here or elsewhere: phase, done and in all."""
+        if self.image is not None or self.complete or self.offset:
+            return None
+        return self.head.doing if self.head is not None else self._doing
+
+    @property
+    def phase(self) -> str:
+        """What is being done, in a word."""
+        if self.doing is not None:
+            return self.doing[0]
+        return "relaying" if self.head is None and self._upstream is not None else "pulling"
 
     @property
     def feeds_others(self) -> bool:
@@ -152,7 +169,7 @@ class Load:
         """Do what the coordinator says. Raises StageImageError."""
         with storage_errors(self.task.copy.folder):
             self._raise_what_went_wrong()
-            self._furthest = orders.furthest
+            self._furthest, self._doing = orders.furthest, orders.doing
             self.version = orders.version or self.version
             if self.offering.holding is None:
                 self.offering.generation = orders.generation

@@ -32,7 +32,8 @@ class Orders:
 
     `kind` is whom to pull from: the origin, the `node` at `address`, nobody (`wait`), as before (`keep`). With `check`
     the origin is to be asked about `asked`, and nothing else. `version`, `digest` and `root` are the image's, as far
-    as they are known; `furthest` is how many bytes have come from the origin. `error` is what ends the staging for
+    as they are known; `furthest` is how many bytes have come from the origin, `doing` what is done before the first of
+    them: phase, done and in all. `error` is what ends the staging for
     everybody.
     """
 
@@ -51,6 +52,7 @@ class Orders:
     ready: int = 0
     error: Message | None = None
     trouble: str = ""
+    doing: tuple[str, int, int] | None = None
     dismissed: bool = False
     elsewhere: bool = False
     closed: bool = False
@@ -77,6 +79,7 @@ def read(answer: Mapping[str, Any]) -> Orders:
         ready=_count(answer, "ready", 0),
         error=_error(answer.get("error")),
         trouble=_text(answer, "trouble"),
+        doing=_doing(answer.get("doing")),
         **{name: answer.get(name) is True for name in ("dismissed", "elsewhere", "closed", "doubted")},
     )
 
@@ -141,6 +144,16 @@ def _version(value: object) -> Message | None:
         "origin": _text(table, "origin"),
         "private": table["private"],
     }
+
+
+def _doing(value: object) -> tuple[str, int, int] | None:
+    table = _table(value, "doing")
+    if table is None:
+        return None
+    phase = _text(table, "phase")
+    if not phase.isprintable():  # it goes into a record of lines, and on terminals
+        raise NotUnderstood("phase is no word")
+    return phase, _count(table, "done", 0, MAX_SIZE), _count(table, "total", 0, MAX_SIZE)
 
 
 def _error(value: object) -> Message | None:

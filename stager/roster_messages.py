@@ -30,6 +30,7 @@ MAX_TEXT = 4096
 MAX_BODY = 1 << 16
 """Characters that a whole message has at most."""
 MAX_NAME = 255
+MAX_PHASE = 40
 MAX_COUNT = 1 << 32
 MAX_SECONDS = 1e12
 
@@ -73,6 +74,19 @@ class Failure:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What the head does before its first byte: a phase in a word, and how far it is of `total` (0: unknown)."""
+
+    phase: str
+    done: int
+    total: int
+
+    def shown(self) -> dict[str, object]:
+        """As on the wire."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
     """A member comes in, for the first time or again.
@@ -101,8 +115,8 @@ class Joining:
 class Report:
     """How a member is: `offset` verified bytes, `silence` seconds without a byte while it waits for some.
 
-    `trouble`: what keeps the head's bytes from coming, in words. `fresh`: whether the origin still has the image, from
-    a member that was told to ask.
+    `trouble`: what keeps the head's bytes from coming, in words; `doing`: what it does meanwhile. `fresh`: whether the
+    origin still has the image, from a member that was told to ask.
     """
 
     node: str
@@ -119,6 +133,7 @@ class Report:
     error: Failure | None
     fresh: bool | None
     trouble: str | None
+    doing: Doing | None = None
 
 
 def joining(message: Mapping[str, object]) -> Joining:
@@ -158,6 +173,7 @@ def report(message: Mapping[str, object]) -> Report:
         error=_failure(message.get("error")),
         fresh=_maybe(message, "fresh", _truth),
         trouble=_maybe(message, "trouble", lambda m, k: _text(m, k, MAX_TEXT)),
+        doing=_doing(message.get("doing")),
     )
 
 
@@ -278,3 +294,14 @@ def _failure(value: object) -> Failure | None:
         message=_text(said, "message", MAX_BODY)[:MAX_TEXT],
         hint=_text(said, "hint", MAX_BODY)[:MAX_TEXT],
     )
+
+
+def _doing(value: object) -> Doing | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise Malformed("doing is no object")
+    phase = _text(value, "phase", MAX_PHASE)
+    if not phase.isprintable():
+        raise Malformed("phase is no word")
+    return Doing(phase, _size(value, "done"), _size(value, "total"))

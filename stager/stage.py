@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stager.clock import Clock
     from stager.cluster import ClusterStaging
     from stager.deputy import Principal
-    from stager.download import Download
     from stager.interfaces import Election, ImageInfo, Teller
     from stager.layout import Layout
     from stager.lease import Lease
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
     from stager.together import Fetching
+    from stager.transfer import Transfer
 
 ROUNDS = 5
 """How often an image may vanish between staging and leasing it: evicted once is bad luck, more is a broken store."""
@@ -69,7 +69,7 @@ class Staging:
     policy: Policy
     clock: Clock
     election: Election
-    download: Callable[[Partial, Teller], Download]
+    download: Callable[[Partial, Teller], Transfer]
     recognise: Callable[[int, int], ImageInfo]
     tell: Teller
     cluster: ClusterStaging | None = None
@@ -109,10 +109,10 @@ class Staging:
 
     @cached_property
     def _fetch(self) -> Fetch:
-        def plain(copy: Partial) -> Download:
+        def plain(copy: Partial) -> Transfer:
             return self.download(copy, self.tell)
 
-        download: Callable[[Partial], Download | Fetching] = plain
+        download: Callable[[Partial], Transfer | Fetching] = plain
         if self.cluster is not None:
             download = self.cluster.fetching(
                 plain, self._known, self.recognise, held=lambda: self._fetch.held(self._known.seen())

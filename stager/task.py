@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stager.download import Download
     from stager.interfaces import ImageInfo, Validators
     from stager.reference import Digest
     from stager.shared import SharedStore
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
+    from stager.transfer import Transfer
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Task:
     """
 
     copy: Partial
-    download: Callable[[Partial], Download]
+    download: Callable[[Partial], Transfer]
     recognise: Callable[[int, int], ImageInfo]
     settle: Callable[[Digest], Digest]
     lookup: Callable[[Digest], StagedImage | None]

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.cluster import ClusterStaging
-    from stager.download import Download
     from stager.interfaces import ImageInfo, Validators
     from stager.known import Known
     from stager.retry import RetryPolicy
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
+    from stager.transfer import Transfer
 
 JITTER_SECONDS = 3.0
 """Nodes that go on alone begin within so many seconds of each other, so that their origin survives them."""
@@ -39,19 +39,30 @@ class Fetching:
 
     cluster: ClusterStaging
     copy: Partial
-    fetch: Callable[[Partial], Download]
+    fetch: Callable[[Partial], Transfer]
     known: Known
     recognise: Callable[[int, int], ImageInfo]
     held: Callable[[], StagedImage | None]
     policy: RetryPolicy | None = None
     image: StagedImage | None = None
     version: Validators | None = None
+    _transfer: Transfer | None = None
 
     @property
     def progress(self) -> tuple[int, int]:
         """Return bytes done and in all (0: unknown)."""
         member = self.cluster.member
-        return member.load.progress if member is not None else (self.copy.held, self.copy.size or 0)
+        if member is not None:
+            return member.load.progress
+        return self._transfer.progress if self._transfer is not None else (self.copy.held, self.copy.size or 0)
+
+    @property
+    def phase(self) -> str:
+        """As Transfer.phase."""
+        member = self.cluster.member
+        if member is None or self.cluster.alone:
+            return self._transfer.phase if self._transfer is not None else "resolving"
+        return member.load.phase
 
     @property
     def whence(self) -> str:
@@ -110,8 +121,8 @@ class Fetching:
             elif cluster.clock.now() - unwanted > UNWANTED_SECONDS:
                 raise Ended
 
-    def _download(self, copy: Partial) -> Download:
-        download = self.fetch(copy)
+    def _download(self, copy: Partial) -> Transfer:
+        self._transfer = download = self.fetch(copy)
         if self.policy is not None:
             download.policy = self.policy
         return download
@@ -120,7 +131,9 @@ class Fetching:
         self.cluster.clock.sleep(random.uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret
         download = self._download(self.copy)
         download.on_begin = self._refuse_another_version
-        return download.run(unless=None if self.copy.held else unless)
+        changed = download.run(unless=None if self.copy.held else unless)
+        self.image, self.version = download.image, download.version
+        return changed
 
     def _refuse_another_version(self) -> None:
         # Others of the job may have the version that they told us of, and run it.
