@@ -130,7 +130,7 @@ _TRIALS: dict[str, Callable[[], bool]] = {
 PROGRAMS = (
     *("squashfuse_ll", "mksquashfs", "unsquashfs", "fusermount3", "mkfs.erofs", "siftool", "nginx", "curl"),
     *("shellcheck", "openssl", "apptainer", "singularity", "tc", "gcc", "make", "mpirun.openmpi", "mpiexec.hydra"),
-    *("bash", "systemd-analyze"),
+    *("bash", "systemd-analyze", "docker-registry", "skopeo", "umoci", "htpasswd", "ch-image"),
 )
 
 NAMES = (*_TRIALS, *PROGRAMS)
