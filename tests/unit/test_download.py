@@ -162,6 +162,18 @@ def test_a_copy_of_unknown_size_is_complete_once_it_has_ended(fetching: Fetching
     again.close()
 
 
+def test_an_answer_to_a_part_does_not_end_another_version(fetching: Fetching) -> None:
+    copy = fetching.copy()
+    copy.begin(ONE.validators, len(BYTES), "origin", private=False)
+    copy.split(copy.segments[0])
+    copy.write(copy.segments[0], BYTES[:50])
+    other = Version(bytes(reversed(BYTES)), etag='"2"')
+    source = ScriptedSource(ONE, [Fault(move=other, size=UNKNOWN_SIZE)], piece=100)
+    assert fetching.of(source, copy).run()
+    assert content(copy) == other.content
+    copy.close()
+
+
 @pytest.mark.parametrize("first", ["complete", "begun", "empty"])
 def test_several_segments_of_the_dead_are_gone_on_with(fetching: Fetching, first: str) -> None:
     copy = fetching.copy()
