@@ -67,8 +67,11 @@ stage-image needs no configuration. Where a setting is wanted, the last of these
 unknown setting or a bad value is an error ([exit code 64](exit-codes.md)), also where a later source overrides it: a
 misspelt setting that is quietly ignored would be found out on the wrong day.
 
-The files are [TOML](https://toml.io), without sections but for `[mirrors]` and `[cluster]`: the settings that
-begin with `cluster.` stand below that line without these eight characters, or as they are above it. A file is believed
+The files are [TOML](https://toml.io), without sections but for `[mirrors]`, `[registry."HOST"]`, and those of the
+settings with a dot: what begins with `cluster.` stands below a line `[cluster]` without these eight characters, or as
+it is above it. Below `[registry."docker.io"]` or `[registry."host:5000"]` stand `mirrors`, a list of URLs that are
+asked in order before the registry itself (what they have is verified all the same), and `plain_http = true` for a
+registry that speaks HTTP; of several files, each host's table is the last one's that has it. A file is believed
 if it belongs to root or to the user who runs stage-image and nobody else can write it; root believes only what belongs
 to root. Otherwise it is an error, since whoever writes the settings decides what runs.
 
@@ -87,6 +90,12 @@ freshness = "job"
 
 [mirrors]
 "https://images.example.org/" = ["https://cache.cluster.example/images/", "/shared/images/"]
+
+[registry."docker.io"]
+mirrors = ["https://cache.cluster.example/hub"]
+
+[registry."registry.cluster.example:5000"]
+plain_http = true
 
 [cluster]
 zookeeper = "zk1.cluster.example,zk2.cluster.example,zk3.cluster.example"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from docs.commands import commands
 from stager import config, errors, variables
+from stager.settings import FILE_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,9 @@ def page() -> str:
         *(line for command in known for line in _verb(command)),
         ".Sh ENVIRONMENT",
         ENVIRONMENT.strip(),
-        *_items((f"Ev {key.variable}", _sentence(key.doc)) for key in config.KEYS.values() if key.name != "mirrors"),
+        *_items(
+            (f"Ev {key.variable}", _sentence(key.doc)) for key in config.KEYS.values() if key.name not in FILE_ONLY
+        ),
         *_items((f"Ev {name}", _sentence(meaning)) for name, meaning in variables.RESERVED.items()),
         FILES.strip(),
         EXIT_STATUS.strip(),

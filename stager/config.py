@@ -1,248 +1,24 @@
 """Settings: defaults < site file < user file < environment < flags, each value knowing where it came from.
 
-The fields of `Config` are the one table of all settings, with kind, default and meaning: the files, the variables,
-`stage-image config show` and docs/reference/configuration.md come from it. `cluster_name` is `cluster.name`, or `name`
-below `[cluster]`, in a file, STAGE_IMAGE_CLUSTER_NAME in the environment; so for the other TABLES. Not imported on the
-warm path.
+What settings there are is in `stager.settings`; whoever reads them imports this. Not imported on the warm path.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from stager import kinds, settings_file
+from stager import settings_file
 from stager.errors import ConfigError
+from stager.kinds import Malformed
+from stager.settings import KEYS, LABELLED, TABLES, Config, Key, Setting
 from stager.variables import PREFIX, SITE_FILE, SITE_VARIABLE, is_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from stager.kinds import Kind
-
-T = TypeVar("T")
-
-TABLES = ("cluster", "slurm", "gridengine")
-"""The sections of a file whose keys are settings of their own."""
-
-
-def _setting(default: T, kind: Kind[Any], doc: str) -> T:
-    return field(default_factory=lambda: default, metadata={"kind": kind, "doc": doc})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """All settings; sizes in bytes, times in seconds. `sources` maps every name to where its value came from."""
-
-    store: str = _setting("", kinds.PATH, "The store's directory, on the node's local disk; empty: the default place.")
-    freshness: Literal["always", "job", "never"] = _setting(
-        "job",
-        kinds.choice("always", "job", "never"),
-        "When to ask the origin whether a staged image is still current: at every call, once per job, or never.",
-    )
-    offline: Literal["allow", "refuse"] = _setting(
-        "allow",
-        kinds.choice("allow", "refuse"),
-        "Whether a staged image may be used while its origin cannot be reached.",
-    )
-    mount: Literal["auto", "loop", "fuse", "none"] = _setting(
-        "auto",
-        kinds.choice("auto", "loop", "fuse", "none"),
-        "How to mount images; `auto` takes the first way that works here.",
-    )
-    runtime: Literal["auto", "apptainer", "singularity", "none"] = _setting(
-        "auto",
-        kinds.choice("auto", "apptainer", "singularity", "none"),
-        "The container runtime of `exec`; `none` runs the command on the host.",
-    )
-    connect_timeout: float = _setting(10.0, kinds.TIME, "How long an origin may take to accept a connection.")
-    stall_timeout: float = _setting(60.0, kinds.TIME, "How long an origin may send nothing before it is given up.")
-    deadline: float = _setting(300.0, kinds.TIME, "How long to go on without any progress, retries included.")
-    failure_backoff: float = _setting(
-        10.0, kinds.TIME_OR_ZERO, "How long a failure is remembered, so that waiting tasks do not each repeat it."
-    )
-    connections: int = _setting(4, kinds.count(1, 16), "How many connections to an origin one download may use.")
-    ca_file: str = _setting("", kinds.PATH, "Certificates to trust for HTTPS, as PEM; empty: those of the system.")
-    token_file: str = _setting("", kinds.PATH, "A file with a bearer token for the origin; empty: none.")
-    min_free: int = _setting(64 << 20, kinds.SIZE, "How much space to leave free on the store's file system.")
-    max_size: int | None = _setting(None, kinds.LIMIT, "How large all images of the store together may become.")
-    allow_unsafe_store: bool = _setting(
-        default=False,
-        kind=kinds.BOOLEAN,
-        doc="Whether to go on with a warning where the store's file system cannot be trusted.",
-    )
-    progress: Literal["auto", "bar", "lines", "none"] = _setting(
-        "auto",
-        kinds.choice("auto", "bar", "lines", "none"),
-        "How to show progress on stderr; `auto` draws a bar on a terminal and writes lines elsewhere.",
-    )
-    mirrors: Mapping[str, tuple[str, ...]] = _setting(
-        {},
-        kinds.MIRRORS,
-        "Where else to fetch from: a prefix of references, and what to put in its place, in order.",
-    )
-    scope: Literal["auto", "node", "cluster"] = _setting(
-        "auto",
-        kinds.choice("auto", "node", "cluster"),
-        "Who shares a download: the tasks of each node, or all nodes; `auto`: all nodes if `cluster.zookeeper` is set.",
-    )
-    min_nodes: int = _setting(
-        0, kinds.count(0, 10**6), "How many of the job's nodes must have the image before the command returns."
-    )
-    cluster_zookeeper: str = _setting(
-        "", kinds.ZOOKEEPER, "The ZooKeeper ensemble by which nodes find each other; empty: none."
-    )
-    cluster_name: str = _setting(
-        "default", kinds.NAME, "Which cluster this is: nodes with the same name, ensemble and user share."
-    )
-    cluster_transport: Literal["relay", "shared"] = _setting(
-        "relay",
-        kinds.choice("relay", "shared"),
-        "How nodes share: each passes the image on to the next, or one copy lies in `cluster.shared_dir`.",
-    )
-    cluster_shared_dir: str = _setting(
-        "", kinds.PATH, "A directory on a parallel file system that all nodes mount, for the `shared` transport."
-    )
-    cluster_interface: str = _setting(
-        "",
-        kinds.INTERFACE,
-        "Where a node serves the image to others; empty: at the address by which it reaches ZooKeeper.",
-    )
-    cluster_ports: str = _setting("", kinds.PORTS, "The ports to serve on, as a firewall lets through; empty: any.")
-    cluster_on_failure: Literal["node", "fail"] = _setting(
-        "node",
-        kinds.choice("node", "fail"),
-        "What to do while ZooKeeper cannot be used: let each node download by itself, or fail.",
-    )
-    cluster_session_timeout: float = _setting(
-        6.0, kinds.duration(1, 300, "from 1s to 5m"), "How long ZooKeeper waits for a silent node before it is dead."
-    )
-    cluster_connect_timeout: float = _setting(5.0, kinds.TIME, "How long ZooKeeper may take to accept a connection.")
-    cluster_credentials_file: str = _setting(
-        "", kinds.PATH, "A file with `user:password` for ZooKeeper's digest authentication; empty: none."
-    )
-    cluster_ca_file: str = _setting("", kinds.PATH, "Certificates to trust for ZooKeeper, as PEM; empty: no TLS.")
-    cluster_certificate_file: str = _setting("", kinds.PATH, "This site's certificate for ZooKeeper, as PEM.")
-    cluster_key_file: str = _setting("", kinds.PATH, "The key of `cluster.certificate_file`, as PEM.")
-    cluster_linger: float = _setting(
-        60.0, kinds.TIME_OR_ZERO, "How long the last relays wait for nodes that are late, with everybody else served."
-    )
-    cluster_origins: int = _setting(1, kinds.count(1, 64), "How many nodes may fetch from the origin at a time.")
-    cluster_lifetime: float = _setting(
-        3600.0, kinds.TIME, "How long a node passes the image on, at most, once it has all of it."
-    )
-    slurm_allow: tuple[str, ...] = _setting(
-        (), kinds.PREFIXES, "What the Prolog may stage for users: prefixes of URLs and paths; nothing else is touched."
-    )
-    slurm_budget: float = _setting(
-        20.0, kinds.TIME, "How long the Prolog waits for images; their download goes on without it."
-    )
-    slurm_strict: bool = _setting(
-        default=False,
-        kind=kinds.BOOLEAN,
-        doc="Whether hooks fail when images do: nodes drain, and jobs are requeued.",
-    )
-    slurm_private: tuple[str, ...] = _setting(
-        (),
-        kinds.PLACES,
-        "What a job gets for itself: `/tmp=/scratch/tmp` binds a directory of its own over `/tmp`.",
-    )
-    slurm_private_for: Literal["asked", "all"] = _setting(
-        "asked", kinds.choice("asked", "all"), "Which jobs get them: those with `--private-tmp`, or all."
-    )
-    slurm_private_shows: tuple[str, ...] = _setting(
-        (), kinds.PATHS, "What jobs see all the same of directories that their own ones cover, if it is there."
-    )
-    slurm_images_at: str = _setting(
-        "",
-        kinds.PATH,
-        "Where a job with a mount namespace sees its images, as 1, 2 and so on; empty: nowhere.",
-    )
-    slurm_features_prefix: str = _setting(
-        "img_", kinds.NAME, "How node features begin that say which images a node holds."
-    )
-    gridengine_allow: tuple[str, ...] = _setting(
-        (), kinds.PREFIXES, "What Grid Engine's prolog may stage for users, as root: prefixes of URLs and paths."
-    )
-    gridengine_budget: float = _setting(60.0, kinds.TIME, "How long that prolog waits for images.")
-    gridengine_strict: bool = _setting(default=False, kind=kinds.BOOLEAN, doc="Whether jobs fail when images do.")
-    gridengine_push: bool = _setting(
-        default=False, kind=kinds.BOOLEAN, doc="Whether root's stagings tell Grid Engine's qmaster what the node holds."
-    )
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether nodes share; raises ConfigError where the settings for that contradict each other."""
-        if self.scope == "node" or (self.scope == "auto" and not self.cluster_zookeeper):
-            return False
-        missing = (
-            ("cluster.zookeeper", "scope is cluster", bool(self.cluster_zookeeper)),
-            (
-                "cluster.shared_dir",
-                "transport is shared",
-                self.cluster_transport != "shared" or self.cluster_shared_dir,
-            ),
-            (
-                "cluster.certificate_file",
-                "cluster.key_file is set",
-                self.cluster_certificate_file or not self.cluster_key_file,
-            ),
-            (
-                "cluster.ca_file",
-                "cluster.certificate_file is set",
-                self.cluster_ca_file or not self.cluster_certificate_file,
-            ),
-        )
-        for label, because, is_right in missing:
-            if not is_right:
-                raise ConfigError(f"{label} is not set, but {because}")
-        return True
-
-    def setting(self, name: str) -> Setting[Any]:
-        """Return a value with its source; KeyError for a name that is none."""
-        return Setting(getattr(self, KEYS[name].name), self.sources.get(name, "default"))
-
-
-@dataclass(frozen=True, slots=True)
-class Setting(Generic[T]):
-    """A value, and where it came from: `default`, a file's path, a variable's name or a flag."""
-
-    value: T
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A row of the table."""
-
-    name: str
-    kind: Kind[Any]
-    default: Any
-    doc: str
-
-    @property
-    def label(self) -> str:
-        """What it is called in a file and in messages: `cluster.name` for the field `cluster_name`."""
-        table, _, key = self.name.partition("_")
-        return f"{table}.{key}" if table in TABLES else self.name
-
-    @property
-    def variable(self) -> str:
-        return PREFIX + self.name.upper()
-
-
-def _keys(defaults: Config) -> dict[str, Key]:
-    rows = [(f.name, f.metadata["kind"], f.metadata["doc"]) for f in fields(defaults) if f.metadata]
-    return {name: Key(name, kind, getattr(defaults, name), doc) for name, kind, doc in rows}
-
-
-KEYS = _keys(Config())
-"""By the name of the field."""
-
-_LABELLED = {key.label: key for key in KEYS.values()}
+__all__ = ["KEYS", "TABLES", "Config", "Key", "Setting", "default_user_file", "load"]
 
 
 def load(
@@ -268,8 +44,12 @@ def load(
         _from_flags(flags or {}),
     ):
         value = _parsed(source, label, raw)
-        name = _LABELLED[label].name
-        values[name], sources[name] = value, source
+        name = LABELLED[label].name
+        if name == "registry" and values.get(name):
+            # A table for each host: one's own for one host does not undo the site's for another.
+            values[name], sources[name] = {**values[name], **value}, f"{sources[name]}, {source}"
+        else:
+            values[name], sources[name] = value, source
     return Config(**values, sources=sources)
 
 
@@ -320,16 +100,19 @@ def _label(name: str) -> str:
     return KEYS[name].label if name in KEYS else name
 
 
-def _parsed(source: str, label: str, raw: object) -> object:
+def _parsed(source: str, label: str, raw: object) -> Any:  # noqa: ANN401 - as many kinds as there are settings
     place = source if source.isprintable() else ascii(source)
-    if label not in _LABELLED:
+    if label not in LABELLED:
         if label in TABLES and not source.startswith(PREFIX):
             hint = f"its settings stand below a line [{label}], or are written {label}.name = …"
             raise ConfigError(f"{place}: {label} is a table, and cannot be {ascii(raw)[:80]}", hint=hint)
-        raise ConfigError(f"{place}: there is no setting {label!a}", hint=_suggestion(source, label, _LABELLED))
-    kind = _LABELLED[label].kind
+        raise ConfigError(f"{place}: there is no setting {label!a}", hint=_suggestion(source, label, LABELLED))
+    kind = LABELLED[label].kind
     try:
         return kind.parse(raw)
+    except Malformed as error:
+        hint = error.hint or _suggestion(source, error.word, error.words)
+        raise ConfigError(f"{place}: {label}{error.message}", hint=hint) from error
     except ValueError as error:
         shown = ascii(raw)[:80]
         message = f"{place}: {label} cannot be {shown}; allowed: {kind.allowed}"
@@ -342,5 +125,5 @@ def _suggestion(source: str, word: str, words: Iterable[str]) -> str:
     close = get_close_matches(word.lower().replace("-", "_"), list(words), n=1)
     if not close:
         return ""
-    known_variable = source.startswith(PREFIX) and close[0] in _LABELLED
-    return f"did you mean {_LABELLED[close[0]].variable if known_variable else close[0]}?"
+    known_variable = source.startswith(PREFIX) and close[0] in LABELLED
+    return f"did you mean {LABELLED[close[0]].variable if known_variable else close[0]}?"

@@ -26,7 +26,8 @@ _INTERFACE = re.compile(r"[A-Za-z0-9._@-]{1,15}")
 """15 bytes and a NUL: IFNAMSIZ of linux/if.h."""
 
 ZOOKEEPER_PORT = 2181
-_PREFIXES = ("https://", "http://", "file:///", "/")
+_PLACES = ("https://", "http://", "file:///", "/")
+_PREFIXES = (*_PLACES, "docker://", "oras://", "library://")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ class Kind(Generic[T]):
     parse: Callable[[object], T]
     show: Callable[[T], str]
     words: tuple[str, ...] = ()
+
+
+class Malformed(ValueError):
+    """What exactly is wrong within a table: `message` goes on behind the setting's name, `words` are what there is."""
+
+    def __init__(self, message: str, *, hint: str = "", word: str = "", words: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.word, self.words = message, hint, word, words
 
 
 def choice(*words: str) -> Kind[str]:
@@ -149,6 +158,30 @@ def _interface(raw: object) -> str:
     return text
 
 
+def _platform(raw: object) -> str:
+    from stager.errors import InvalidReference
+    from stager.oci import Platform
+
+    text = _text(raw)
+    try:
+        return str(Platform.parse(text)) if text else ""
+    except InvalidReference as error:
+        raise ValueError(error.message) from error
+
+
+def _url(raw: object) -> str:
+    from stager.errors import InvalidReference
+    from stager.reference import DEFAULT_PORTS, parse
+
+    try:
+        parsed = parse(_text(raw))
+    except InvalidReference as error:
+        raise ValueError(error.message) from error
+    if parsed.scheme not in DEFAULT_PORTS or parsed.digest or "?" in parsed.location:
+        raise ValueError
+    return parsed.location.rstrip("/")
+
+
 def _boolean(raw: object) -> bool:
     value = raw if isinstance(raw, bool) else _BOOLEANS.get(_text(raw).lower())
     if value is None:
@@ -184,10 +217,16 @@ def _positive(number: T) -> T:
 def _mirrors(raw: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(raw, dict):
         raise ValueError  # noqa: TRY004 - as Kind promises
-    lists = {_prefix(prefix): [to] if isinstance(to, str) else to for prefix, to in raw.items()}
+    lists = {_place(prefix): [to] if isinstance(to, str) else to for prefix, to in raw.items()}
     if not all(isinstance(to, list | tuple) and to for to in lists.values()):
         raise ValueError
-    return {prefix: tuple(_prefix(item) for item in to) for prefix, to in lists.items()}
+    return {prefix: tuple(_place(item) for item in to) for prefix, to in lists.items()}
+
+
+def _place(raw: object) -> str:
+    if not _text(raw).startswith(_PLACES):
+        raise ValueError
+    return str(raw)
 
 
 def _prefix(raw: object) -> str:
@@ -255,7 +294,13 @@ MIRRORS: Kind[Mapping[str, tuple[str, ...]]] = Kind(
     _mirrors,
     _table,
 )
-PREFIXES = Kind("a list, in a file, or words, each beginning with https://, http://, file:/// or /", _prefixes, _listed)
+PREFIXES = Kind(
+    "a list, in a file, or words, each beginning with https://, http://, docker://, oras://, library://, file:/// or /",
+    _prefixes,
+    _listed,
+)
+PLATFORM = Kind("os/architecture, os/architecture/variant, an architecture, or empty", _platform, _quoted)
+URL = Kind("a URL that begins with https:// or http://, without a query", _url, _quoted)
 PATHS = Kind("a list, in a file, or words, each an absolute path in its shortest form", _paths, _listed)
 PLACES = Kind("a list, in a file, or words, each an absolute path or two with = between them", _places, _listed)
 NAME = Kind("1 to 64 letters, digits, dots, underscores and hyphens", _name, _quoted)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stager.cli.options import add_json
 from stager.cli.output import write, write_json
 from stager.config import KEYS, load
+from stager.registry_setting import RegistrySetting
 
 if TYPE_CHECKING:
     import argparse
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load(dict(os.environ), {})
     settings = {name: config.setting(name) for name in KEYS}
     if arguments.json:
-        write_json({KEYS[name].label: {"value": s.value, "source": s.source} for name, s in settings.items()})
+        write_json({KEYS[name].label: {"value": _plain(s.value), "source": s.source} for name, s in settings.items()})
         return 0
     lines = [(f"{KEYS[name].label} = {KEYS[name].kind.show(s.value)}", s.source) for name, s in settings.items()]
     width = min(max(len(line) for line, _ in lines), WIDEST)
@@ -40,3 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         # A comment ends with its line, and may not hold control characters: https://toml.io/en/v1.0.0#comment
         write(f"{line.ljust(width)}  # {source if source.isprintable() else ascii(source)}")
     return 0
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: each.describe() if isinstance(each, RegistrySetting) else each for key, each in value.items()}
+    return value

@@ -18,6 +18,7 @@ SETTINGS = (
     "stall_timeout",
     "connections",
     "min_nodes",
+    "platform",
 )
 """The settings that may be given as flags where they matter; all may be given by file or environment."""
 
@@ -32,10 +33,20 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="DIR", help="the store (default: $STAGE_IMAGE_STORE, else /var/tmp)")
 
 
+REFERENCE = "https://…, docker://…, oras://…, library://…, oci:… or a path"
+"""What a reference is, in the help of an argument."""
+
+
+def add_platform(parser: argparse.ArgumentParser) -> None:
+    """Add --platform, wherever a reference may mean an image of several platforms."""
+    parser.add_argument("--platform", metavar="P", help="take this platform's image, e.g. linux/arm64")
+
+
 def add_staging(parser: argparse.ArgumentParser) -> None:
     """Add the reference and how to stage it."""
-    parser.add_argument("reference", metavar="REF", help="https://… , file://… or a path, optionally @sha256:<digest>")
+    parser.add_argument("reference", metavar="REF", help=f"{REFERENCE}; @sha256:<digest> pins")
     add_store(parser)
+    add_platform(parser)
     parser.add_argument("--freshness", metavar="WHEN", help="ask the origin for a newer image: always, job or never")
     parser.add_argument("--offline", metavar="HOW", help="use a known image when the origin is away: allow or refuse")
     parser.add_argument("--retry", action="store_true", help="try again at once what has just failed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stager.cli.node import Node
 from stager.cli.obtain import obtain
-from stager.cli.options import SETTINGS, add_json, add_store, flags
+from stager.cli.options import REFERENCE, SETTINGS, add_json, add_platform, add_store, flags
 from stager.cli.output import write, write_json
 from stager.errors import OriginUnavailable, StageImageError
 from stager.interfaces import Validators
@@ -40,8 +40,9 @@ class Resolved:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("reference", metavar="REF", help="https://… , file://… or a path")
+    parser.add_argument("reference", metavar="REF", help=REFERENCE)
     add_store(parser)
+    add_platform(parser)
     parser.add_argument("--offline", metavar="HOW", help="use a known image when the origin is away: allow or refuse")
     parser.add_argument("--retry", action="store_true", help="try again at once what has just failed")
     parser.add_argument("--deadline", metavar="TIME", help="give up after so long without progress, e.g. 5m")

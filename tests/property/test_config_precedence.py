@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from stager import kinds
 from stager.config import KEYS, TABLES, Config, load
 from stager.errors import ConfigError
+from stager.registry_setting import RegistrySetting
+from stager.settings import FILE_ONLY
 from tests.property.strategies import hostile_text
 from tests.support.effort import effort
 
@@ -60,6 +62,18 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "min_free": st.integers(0, 2**62),
     "max_size": st.none() | st.integers(1, 2**62),
     "allow_unsafe_store": st.booleans(),
+    "platform": st.sampled_from(["", "linux/amd64", "linux/arm/v7", "linux/arm64/v8"]),
+    "convert_level": st.integers(0, 22),
+    "library": st.sampled_from(["https://library.sylabs.io", "http://h.x:8080/a/b"]),
+    "registry": st.dictionaries(
+        st.sampled_from(["docker.io", "ghcr.io", "h.x:5000", "localhost:1", "[::1]:5000"]),
+        st.builds(
+            RegistrySetting,
+            st.lists(st.sampled_from(["https://m.x/", "http://m.x:5000/hub"]), max_size=2).map(tuple),
+            st.booleans(),
+        ),
+        max_size=3,
+    ),
     "mirrors": st.dictionaries(_prefixes, st.lists(_prefixes, min_size=1, max_size=3).map(tuple), max_size=3),
 }
 configs = st.fixed_dictionaries({}, optional=_values)
@@ -86,7 +100,9 @@ def test_what_is_shown_can_be_read_back(values: dict[str, Any]) -> None:
     assert {name: KEYS[name].kind.parse(raw) for name, raw in read(toml(values)).items()} == values
 
 
-@given(st.sampled_from(sorted(set(KEYS) - {"mirrors"})).flatmap(lambda name: st.tuples(st.just(name), _values[name])))
+@given(
+    st.sampled_from(sorted(set(KEYS) - set(FILE_ONLY))).flatmap(lambda name: st.tuples(st.just(name), _values[name]))
+)
 @effort(25)
 def test_a_variable_means_what_the_file_means(entry: tuple[str, Any]) -> None:
     name, value = entry
@@ -107,7 +123,7 @@ def test_the_last_source_wins(
     paths = [_written(folder / "site", site), _written(folder / "user", user)]
     given_flags = read(toml(flags))
     config = load({}, given_flags, site_file=paths[0], user_file=paths[1])
-    for name in KEYS:
+    for name in set(KEYS) - {"registry"}:
         layers: list[tuple[str, dict[str, Any]]] = [
             (f"--{name.replace('_', '-')}", flags),
             (paths[1], user),
@@ -116,6 +132,18 @@ def test_the_last_source_wins(
         ]
         source, values = next(layer for layer in layers if name in layer[1])
         assert (config.sources[name], getattr(config, name)) == (source, values[name])
+
+
+@given(*[_values["registry"]] * 3)
+@effort(25)
+def test_tables_of_other_hosts_stay(
+    tmp_path_factory: pytest.TempPathFactory, site: dict[str, Any], user: dict[str, Any], flags: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("config")
+    paths = [_written(folder / name, {"registry": table}) for name, table in (("site", site), ("user", user))]
+    config = load({}, {"registry": flags}, site_file=paths[0], user_file=paths[1])
+    assert config.registry == {**site, **user, **flags}
+    assert config.sources["registry"].endswith("--registry")
 
 
 def _written(path: Path, values: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ LAYERS = {
         "interfaces",
         "oci",
         "config",
+        "registry_setting",
+        "settings",
         "settings_file",
         "kinds",
         "jobenv",
@@ -42,7 +44,7 @@ ADAPTERS = LAYERS[3]
 HEAVY = frozenset(
     (
         *("argparse", "dataclasses", "typing", "json", "re", "subprocess", "logging", "pathlib", "socket", "tomllib"),
-        *("requests", "filelock", "tenacity", "kazoo", "rich", "stager.config"),
+        *("requests", "filelock", "tenacity", "kazoo", "rich", "stager.config", "stager.settings"),
     )
 )
 

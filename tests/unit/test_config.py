@@ -11,6 +11,7 @@ import pytest
 from docs import generate
 from stager.config import KEYS, Config, Setting, default_user_file, load
 from stager.errors import ConfigError
+from stager.registry_setting import RegistrySetting
 from stager.settings_file import refusal
 from stager.variables import RESERVED
 
@@ -88,6 +89,8 @@ GOOD: list[tuple[str, object, object]] = [
     *(("deadline", 90, 90.0), ("deadline", 1.5, 1.5), ("deadline", "2h", 7200.0), ("failure_backoff", 0, 0.0)),
     *(("connections", 1, 1), ("connections", "16", 16)),
     *(("allow_unsafe_store", True, True), ("allow_unsafe_store", "no", False), ("allow_unsafe_store", "1", True)),
+    *(("platform", "AMD64", "linux/amd64"), ("platform", "linux/arm/v7", "linux/arm/v7"), ("platform", "", "")),
+    *(("convert_level", "22", 22), ("library", "HTTP://H:80/x/", "http://h/x")),
     *(("store", "/a b", "/a b"), ("store", "", "")),
     ("mirrors", {"https://a/": "https://b/"}, {"https://a/": ("https://b/",)}),
     ("mirrors", {"https://a/": ["/b/", "file:///c/"]}, {"https://a/": ("/b/", "file:///c/")}),
@@ -111,6 +114,10 @@ BAD: list[tuple[str, object]] = [
     *(("connections", raw) for raw in NO_COUNTS),
     *(("allow_unsafe_store", raw) for raw in (1, "", "maybe", "tru")),
     *(("store", raw) for raw in ("relative", "~/x", "./x", "/a\nb", "/a\0b", "/\x7f", 7, ["/a"])),
+    *(("platform", raw) for raw in ("linux/", "a/b/c/d", "linux/a b", 7)),
+    *(("convert_level", raw) for raw in (-1, 23, "hard")),
+    *(("convert_compression", raw) for raw in ("zst", "", "lzma")),
+    *(("library", raw) for raw in ("", "h", "docker://h", "/a", "https://h?x", "https://h/x@sha256:" + "0" * 64)),
     *(("mirrors", raw) for raw in ("x", [], *BAD_TABLES)),
 ]
 
@@ -121,6 +128,61 @@ def test_bad_values_name_source_key_and_what_is_allowed(files: Files, name: str,
     assert message.startswith(f"--{name.replace('_', '-')}: {KEYS[name].label} cannot be ")
     assert message.endswith(KEYS[name].kind.allowed)
     assert len(message) < 400
+
+
+REGISTRIES = [
+    (
+        'registry."docker.io"',
+        'mirrors = ["https://m/hub", "http://m:5000"]',
+        ("docker.io", ("https://m/hub", "http://m:5000/")),
+    ),
+    ('registry."Index.Docker.IO"', 'mirrors = "https://m"', ("docker.io", ("https://m/",))),
+    ('registry."Host:5000"', "", ("host:5000", ())),
+]
+
+
+@pytest.mark.parametrize(("header", "line", "found"), REGISTRIES)
+def test_registries(files: Files, header: str, line: str, found: tuple[str, tuple[str, ...]]) -> None:
+    files.write(files.site, f"[{header}]\n{line}")
+    assert files.load().registry == {found[0]: RegistrySetting(found[1])}
+
+
+def test_a_table_for_one_registry_leaves_those_of_others(files: Files) -> None:
+    files.write(files.site, '[registry."a.x"]\nmirrors = ["https://m"]\n[registry."b.x"]\nplain_http = true')
+    files.write(files.user, '[registry."b.x"]\nmirrors = ["https://n"]')
+    config = files.load()
+    assert config.registry == {"a.x": RegistrySetting(("https://m/",)), "b.x": RegistrySetting(("https://n/",))}
+    assert config.setting("registry").source == f"{files.site}, {files.user}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        ("registry = 1", "registry cannot be 1; allowed: tables, in a file", ""),
+        ("[registry.docker.io]", "registry.\"docker\": 'docker' is not the host", '[registry."docker.io"]'),
+        ('[registry."u@h.x"]', "registry.\"u@h.x\": 'u@h.x' is not the host", '[registry."docker.io"]'),
+        ('[registry."h.x/y"]', "registry.\"h.x/y\": 'h.x/y' is not the host", '[registry."docker.io"]'),
+        ("[registry.library]", "registry.\"library\": 'library' is not", '[registry."docker.io"]'),
+        ("[registry]\nmirrors = 1", "registry.\"mirrors\": 'mirrors' is not", '[registry."docker.io"]'),
+        ("[registry]\n'h.x' = 1", 'registry."h.x" is a table, and cannot be 1', '[registry."h.x"]'),
+        ("[registry.'h.x']\nmirors = 1", "registry.\"h.x\": there is no setting 'mirors'", "did you mean mirrors?"),
+        ("[registry.'h.x']\nplain-http = true", 'registry."h.x": there is no setting', "did you mean plain_http?"),
+        ("[registry.'h.x']\nplain_http = 1", 'registry."h.x": plain_http cannot be 1; allowed: true | false', ""),
+        *(
+            (f"[registry.'h.x']\nmirrors = {value}", 'registry."h.x": mirrors cannot be', "")
+            for value in ("1", "[1]", "['']", "['docker://m']", "['/m']", "['https://m?x']", "['https://u:p@m']", "{}")
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_registry_is_told(files: Files, content: str, message: str, hint: str) -> None:
+    files.write(files.site, content)
+    error = files.error()
+    assert error.message.startswith(f"{files.site}: {message}")
+    assert hint in error.hint
+
+
+def test_a_variable_holds_no_registries(files: Files) -> None:
+    assert "allowed: tables, in a file" in files.error({"STAGE_IMAGE_REGISTRY": "docker.io"}).message
 
 
 def test_every_source_is_named(files: Files) -> None:
@@ -278,6 +340,9 @@ def test_it_does_not_change() -> None:
 
 def test_values_can_be_written_as_json(files: Files) -> None:
     config = files.load(None, mirrors={"/a": "/b"})
+    assert json.loads(json.dumps({"a": RegistrySetting(("b",)).describe()})) == {
+        "a": {"mirrors": ["b"], "plain_http": False}
+    }
     for default in (config, Config()):
         assert json.loads(json.dumps({name: getattr(default, name) for name in KEYS}))["deadline"] == 300
 
@@ -298,3 +363,5 @@ def test_the_documented_example_is_right(files: Files) -> None:
     config = files.load()
     assert (config.store, config.max_size) == ("/local/stage-image", 200 * 2**30)
     assert len(config.mirrors["https://images.example.org/"]) == 2
+    assert config.registry["docker.io"] == RegistrySetting(("https://cache.cluster.example/hub",))
+    assert config.registry["registry.cluster.example:5000"].plain_http

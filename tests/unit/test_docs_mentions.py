@@ -17,6 +17,7 @@ from docs import links
 from docs.commands import known_options
 from stager import config, errors, jobenv, variables
 from stager.cli.parser import VERBS
+from stager.settings import FILE_ONLY
 from tests.support import source_trees
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def test_every_variable_exists() -> None:
 
 
 def test_the_page_of_variables_has_them_all() -> None:
-    names = [key.variable for key in config.KEYS.values() if key.name != "mirrors"]
+    names = [key.variable for key in config.KEYS.values() if key.name not in FILE_ONLY]
     names += [*variables.RESERVED, *jobenv.LOCAL_RANKS]
     page = TEXTS["docs/reference/environment-variables.md"]
     assert [name for name in names if f"`{name}`" not in page] == []

@@ -10,6 +10,7 @@ import pytest
 from docs import generate, links, manual
 from docs.commands import Block, blocks, commands
 from stager import config
+from stager.settings import FILE_ONLY
 
 ROOT = Path(__file__).parents[2]
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install tox && .venv/bin/tox"
@@ -101,5 +102,5 @@ def test_the_man_page_is_plain_mdoc() -> None:
 def test_the_man_page_has_every_verb_and_variable() -> None:
     page = manual.page()
     assert [command.verb for command in commands() if f"\n.Ss {manual.roff(command.verb)}\n" not in page] == []
-    variables = [key.variable for key in config.KEYS.values() if key.name != "mirrors"]
+    variables = [key.variable for key in config.KEYS.values() if key.name not in FILE_ONLY]
     assert [name for name in variables if f"\n.It Ev {name}\n" not in page] == []

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from stager.config import load
+from stager.errors import ConfigError
+from stager.oci import Platform
+from stager.reference import parse
+from stager.variants import HIGHEST, platform, variant
+
+LAYERED = ("docker://x", "oci:/x", "oci-archive:/x.tar", "docker-archive:/x.tar")
+
+
+def of(text: str, **settings: object) -> str:
+    return variant(load({}, settings, site_file="", user_file=""), parse(text))
+
+
+@pytest.mark.parametrize("text", ["/x.sif", "file:///x", "https://h/x", "http://h/x", f"/x@sha256:{'0' * 64}"])
+def test_files_are_what_they_are(text: str) -> None:
+    assert of(text, platform="linux/arm64", convert_level=7) == ""
+
+
+@pytest.mark.parametrize("text", ["oras://h.x/a", "library://a/b/c"])
+def test_what_is_not_converted_differs_by_platform_only(text: str) -> None:
+    assert of(text, platform="linux/arm64", convert_level=7) == "linux/arm64"
+
+
+@pytest.mark.parametrize("text", LAYERED)
+def test_what_is_converted_differs_by_that_too(text: str) -> None:
+    assert of(text, platform="arm64") == "linux/arm64 zstd 0"
+    assert of(text, platform="arm64", convert_compression="gzip", convert_level=9) == "linux/arm64 gzip 9"
+
+
+def test_the_platform_is_this_nodes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert platform(load({}, site_file="", user_file="")) == Platform.host()
+    machine = os.uname_result(("Linux", "n", "6", "1", "aarch64"))
+    monkeypatch.setattr(os, "uname", lambda: machine)
+    assert of("docker://x") == "linux/arm64 zstd 0"
+
+
+@pytest.mark.parametrize("compression", HIGHEST)
+def test_a_level_that_is_none_is_an_error(compression: str) -> None:
+    highest = HIGHEST[compression]
+    assert of("docker://x", convert_compression=compression, convert_level=highest).endswith(f"{compression} {highest}")
+    if highest < 22:
+        with pytest.raises(ConfigError, match=f"convert.level is {highest + 1}, but with convert.compression"):
+            of("docker://x", convert_compression=compression, convert_level=highest + 1)
+    assert of("/x", convert_compression=compression, convert_level=22) == ""
