@@ -15,6 +15,7 @@ from stager import lease, report, warm
 from stager.errors import StageImageError
 from stager.process import ProcessIdentity, boot_id
 from stager.store import copies, files, images, room
+from stager.store.blobs import WORK, Blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,6 +71,7 @@ class Collector:
             collected.removed.append(what)
             if not self.dry_run:
                 files.discard_tree(path)
+        self._old_blobs(collected)
 
     def _mount(self, place: MountPlace, collected: Collected) -> None:
         alive, _ = lease.survey(place.users)
@@ -107,8 +109,17 @@ class Collector:
             if not files.is_folder(stray) and _age(stray) > PARTIAL_DAYS * DAY:
                 yield f"stray file {stray}", stray
         for folder in _orphans(self.layout):
-            if _age(folder) > PARTIAL_DAYS * DAY or (_age(folder) > 1.0 and not _holds_bytes(folder)):
+            if _age(folder) > PARTIAL_DAYS * DAY or (_age(folder) > 1.0 and not _can_be_continued(folder)):
                 yield f"old partial copy {folder}", folder
+
+    def _old_blobs(self, collected: Collected) -> None:
+        blobs = Blobs(self.layout)
+        for path, size, written in blobs.orphans():
+            age = time.time() - written
+            if age > PARTIAL_DAYS * DAY or (age > 1.0 and not size):
+                collected.removed.append(f"old partial blob {path}")
+                if not self.dry_run:
+                    blobs.drop_orphan(path)  # under its lock: somebody may go on with it at this very moment
 
     def _dead_scopes(self) -> Iterator[tuple[str, str]]:
         for kind in ("pins", "warm"):
@@ -139,12 +150,15 @@ def _places(layout: Layout) -> list[MountPlace]:
 
 
 def drop_orphans(layout: Layout, *, dry_run: bool = False) -> int:
-    """Remove the copies in flight that nobody fills, however young; return their bytes. For when there is no room."""
+    """Remove the copies in flight that nobody fills, however young; return their bytes. For when there is no room.
+
+    Those of blobs are room.make_room's: they count in the quota, too.
+    """
     dropped = 0
     for folder in list(_orphans(layout)):
         mine = copies.own_folder(os.path.dirname(folder))
         with suppress(OSError):  # somebody else has taken it: renaming decides
-            size = os.lstat(f"{folder}/data").st_blocks * 512
+            size = _bytes_in(folder)
             if not dry_run:
                 os.rename(folder, mine)
                 files.discard_tree(mine)
@@ -171,7 +185,19 @@ def evict(layout: Layout, digest: Digest, *, force: bool = False) -> int:
     return freed
 
 
-def _holds_bytes(folder: str) -> bool:
+def _bytes_in(folder: str) -> int:
+    """Return the bytes on disk of the files in a tree; what goes away meanwhile has none."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(f"{parent}/{name}").st_blocks * 512
+    return size
+
+
+def _can_be_continued(folder: str) -> bool:
+    if os.path.basename(os.path.dirname(folder)) == WORK:
+        return False  # a conversion begins anew, in a folder of its own
     try:
         return os.lstat(f"{folder}/data").st_size > 0
     except OSError:

@@ -3,12 +3,12 @@
 A blob is there from its rename on, or not at all. One process of a node fetches it; the others follow by looking again:
 
     while (held := blobs.hold(digest, size)) is None:
-        if (partial := blobs.claim(digest, size)) is None:
+        if (copy := blobs.claim(digest, size)) is None:
             wait                                      # another fetches it: look again; pass it over with `aside`
             continue
-        with partial:                                 # bytes from partial.held on are missing
+        with copy:                                    # bytes from copy.held on are missing
             ...append...
-            held = partial.commit()
+            held = copy.commit()
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from stager import filesystem
@@ -27,7 +29,7 @@ from stager.store.blob_hold import Hold
 from stager.store.blob_partial import BlobPartial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stager.layout import Layout
 
@@ -44,6 +46,19 @@ class Blob(NamedTuple):
     digest: Digest
     size: int
     last_used: float
+
+
+class Spare(NamedTuple):
+    """What may go when there is no room: a blob that nobody holds, or a copy in flight that nobody fills.
+
+    `size` in bytes, `last_used` in wall-clock seconds; `drop` removes it, unless it is in use by now, and returns the
+    bytes freed.
+    """
+
+    name: str
+    size: int
+    last_used: float
+    drop: Callable[[], int]
 
 
 def _nothing(_point: str) -> None:
@@ -98,11 +113,11 @@ class Blobs:
         if fd is None:
             return None
         self._trace("claimed")
-        partial = BlobPartial(fd, folder, self.layout.blob(digest), digest=digest, size=size, trace=self._trace)
+        copy = BlobPartial(fd, folder, self.layout.blob(digest), digest=digest, size=size, trace=self._trace)
         if not aside and self.find(digest, size) is not None:
-            partial.discard()
+            copy.discard()
             return None
-        return partial
+        return copy
 
     def all(self) -> list[Blob]:
         """Return the blobs that are there, in order of their digests."""
@@ -116,6 +131,19 @@ class Blobs:
     def idle(self) -> list[Blob]:
         """Return the blobs that nobody holds, the longest unused first."""
         return sorted((blob for blob in self.all() if self._is_idle(blob)), key=lambda blob: blob.last_used)
+
+    def spare(self) -> list[Spare]:
+        """Return all that may go, the longest unused first."""
+        blobs = [Spare(str(b.digest), b.size, b.last_used, partial(self.drop, b.digest)) for b in self.idle()]
+        unfilled = [
+            Spare(f"unfinished {os.path.basename(path)[:12]}", size, written, partial(self.drop_orphan, path))
+            for path, size, written in self.orphans()
+        ]
+        return sorted(blobs + unfilled, key=lambda one: one.last_used)
+
+    def total_size(self) -> int:
+        """Return the bytes of all blobs, with those in flight that nobody fills."""
+        return sum(blob.size for blob in self.all()) + sum(size for _, size, _ in self.orphans())
 
     def drop(self, digest: Digest) -> int:
         """Remove a blob unless somebody holds it; return the bytes freed."""

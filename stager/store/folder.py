@@ -152,6 +152,7 @@ def _make_folder(path: str) -> None:
 def _refuse_foreign_content(layout: Layout) -> None:
     # A mistyped STAGE_IMAGE_STORE=/home/me must not litter a directory that holds somebody's data.
     known = {*(os.path.basename(folder) for folder in layout.folders), "CACHEDIR.TAG", "VERSION", "lost+found", "jobs"}
+    known.add(os.path.basename(layout.blobs))
     foreign = [n for n in os.listdir(layout.root) if n not in known and not n.startswith((".VERSION.", ".CACHEDIR."))]
     if foreign:
         raise StoreUnusable(f"{layout.root} is not a store and not empty (it holds {foreign[0]!r})")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stager import lease
 from stager.errors import NoSpace
 from stager.store import files, images
+from stager.store.blobs import Blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,19 +64,25 @@ def evictable(layout: Layout) -> list[Evictable]:
 
 
 def total_size(layout: Layout) -> int:
-    """Return the bytes of all published images."""
-    return sum(images.size_of(layout, digest) for digest in images.digests(layout))
+    """Return the bytes of all published images, and of the layers of container images that are kept."""
+    return sum(images.size_of(layout, digest) for digest in images.digests(layout)) + Blobs(layout).total_size()
 
 
 def make_room(layout: Layout, need: int, limits: Limits, evict: Callable[[Evictable], None]) -> None:
-    """Evict, longest unused first, until `need` more bytes fit. Raises NoSpace, evicting nothing, if they cannot."""
+    """Make `need` more bytes fit. Raises NoSpace, evicting nothing, if they cannot.
+
+    Layers of container images that nobody holds go first: an image of theirs is of use without them. Then `evict` is
+    called for images that nothing uses; of both, the longest unused goes first.
+    """
     lacking = _lacking(layout, need, limits)
     if lacking <= 0:
         return
-    candidates = evictable(layout)
-    prunable = sum(image.size for image in candidates)
-    if prunable < lacking:
-        raise NoSpace(_why(layout, need, limits, prunable))
+    spare, candidates = Blobs(layout).spare(), evictable(layout)
+    if sum(one.size for one in spare) + sum(image.size for image in candidates) < lacking:
+        raise NoSpace(_why(layout, need, limits, candidates))
+    for one in spare:
+        if lacking > 0:
+            lacking -= one.drop()
     for image in candidates:
         if lacking <= 0:
             return
@@ -90,12 +97,20 @@ def _lacking(layout: Layout, need: int, limits: Limits) -> int:
     return max(on_disk, need + total_size(layout) - limits.max_size)
 
 
-def _why(layout: Layout, need: int, limits: Limits, prunable: int) -> str:
+def _why(layout: Layout, need: int, limits: Limits, candidates: list[Evictable]) -> str:
     quota = "" if limits.max_size is None else f", the quota is {show_bytes(limits.max_size)}"
+    prunable = sum(image.size for image in candidates)
     return (
         f"{show_bytes(need)} are needed, {show_bytes(free_bytes(layout.root))} are free in {layout.root} "
         f"({show_bytes(limits.min_free)} of them kept free{quota}), and unused images hold {show_bytes(prunable)}"
+        f"{_layers(Blobs(layout))}"
     )
+
+
+def _layers(blobs: Blobs) -> str:
+    held = blobs.total_size()
+    unused = sum(one.size for one in blobs.spare())
+    return f", layers of container images {show_bytes(held)}, {show_bytes(unused)} of it unused" if held else ""
 
 
 def show_bytes(count: float) -> str:
