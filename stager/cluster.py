@@ -194,6 +194,19 @@ class ClusterStaging:
         if self._rendezvous is not None:
             self._rendezvous.close()
 
+    def recall_conversion(self, name: str) -> Digest | None:
+        """Return what came of a conversion on any of the nodes, as far as anybody remembers."""
+        found = None
+        with suppress(ClusterUnavailable):
+            found = self._rendezvous.conversion(name) if self._rendezvous is not None else None
+        return Digest(f"sha256:{found}") if found is not None else None
+
+    def remember_conversion(self, name: str, digest: Digest) -> None:
+        """Let the other nodes know what came of a conversion."""
+        with suppress(ClusterUnavailable):
+            if self._rendezvous is not None:
+                self._rendezvous.set_conversion(name, digest.hex)
+
     @property
     def alone(self) -> bool:
         """Whether this node is on its own."""

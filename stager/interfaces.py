@@ -178,6 +178,12 @@ class Rendezvous(Protocol):
     def set_pin(self, scope: str, key: str, digest_hex: str) -> str:
         """Pin a job; return what it is pinned to: the first one wins."""
 
+    def conversion(self, name: str) -> str | None:
+        """Return the digest (64 hex digits) of what came of a conversion; `name` has 64 hex digits."""
+
+    def set_conversion(self, name: str, digest_hex: str) -> None:
+        """Make known what came of a conversion."""
+
     def claim(self, staging: str, record: bytes) -> bool:
         """Try to coordinate a staging for as long as our session lives; `record` (up to 4 KiB) says who we are."""
 

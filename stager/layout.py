@@ -5,6 +5,7 @@
 ├── images/sha256/ab/abcd…/    image.sif|.sqsh|.erofs, twin (hard link to it), image.json (what is known of it)
 ├── quarantine/                images which `verify` found bad
 ├── refs/<key>                 reference → digest, validators, time seen
+├── conversions/<name>         manifest of a container image and how it was converted → digest of what came of it
 ├── partial/<key>/<owner>/     bytes in flight: data, state
 ├── blobs/                     layers of container images, each once; only where such images are staged
 │   ├── sha256/ab/abcd…        whole and verified; its mtime is its last use, a shared flock on it keeps it
@@ -100,6 +101,10 @@ class Layout:
 
     def reference_record(self, key: str) -> str:
         return f"{self.root}/refs/{key}"
+
+    def conversion(self, name: str) -> str:
+        """Only where container images are staged."""
+        return f"{self.root}/conversions/{name}"
 
     def partials(self, key: str) -> str:
         return f"{self.root}/partial/{key}"

@@ -2,6 +2,7 @@
 
 /stage-image/<name>/<owner>/
 ├── stagings/<staging>          ephemeral: who coordinates it
+├── conversions/<xx>/<name>     the digest of what came of a container image; xx: the first two digits of the name
 ├── pins/<xx>/<scope>/<key>     a job's digest of a reference; xx: two hex digits of the scope's hash
 └── nodes/<host>                what a node's store holds
 
@@ -67,6 +68,9 @@ class Tree:
 
     def pin(self, scope: str, key: str) -> str:
         return f"{self.scope(scope)}/{component(key)}"
+
+    def conversion(self, name: str) -> str:
+        return f"{self.root}/conversions/{component(name[:2])}/{component(name)}"
 
     def is_shared(self, path: str) -> bool:
         """Whether a path lies above what is the owner's."""

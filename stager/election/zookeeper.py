@@ -90,7 +90,19 @@ class ZooKeeperRendezvous:
 
     def pin(self, scope: str, key: str) -> str | None:
         """Return the digest (64 hex digits) that a job is pinned to on all its nodes."""
-        path = self._tree.pin(scope, key)
+        return self._digest(self._tree.pin(scope, key))
+
+    def conversion(self, name: str) -> str | None:
+        """Return the digest (64 hex digits) of what came of a conversion."""
+        return self._digest(self._tree.conversion(name))
+
+    def set_conversion(self, name: str, digest_hex: str) -> None:
+        """Make known what came of a conversion: the last one counts, whose image is the likeliest to be somewhere."""
+        if not _DIGEST.fullmatch(digest_hex.encode()):
+            raise ValueError(f"{digest_hex!r} is no digest")
+        self._known.write(self._tree.conversion(name), digest_hex.encode())
+
+    def _digest(self, path: str) -> str | None:
         value = self._known.read(path)
         if value is not None and not _DIGEST.fullmatch(value):
             raise self._ensemble.unavailable(path, f"it holds no digest but {value[:80]!a}")

@@ -102,6 +102,17 @@ class Partial:
             self.synced = 0
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
 
+    def take(self, made: str, validators: Validators, origin: str, *, private: bool) -> None:
+        """Be, all of it, the file `made` of this user's on the same file system, which moves here; else as `begin`."""
+        size = os.lstat(made).st_size
+        self.begin(replace(validators, size=size), size, origin, private=private)
+        with self._lock:
+            os.rename(made, self.path)
+            taken = os.open(self.path, FLAGS | os.O_RDWR)
+            os.dup2(taken, self._data, inheritable=False)
+            os.close(taken)
+            self._replace_segments([Segment(0, size, size)])
+
     def write(self, segment: Segment, chunk: bytes) -> int:
         """Put `chunk` at the segment's position; bytes past its end are dropped. Returns how many were kept."""
         kept = chunk[: segment.missing] if len(chunk) > segment.missing else chunk

@@ -18,6 +18,7 @@ class Town:
     pins: dict[tuple[str, str], str] = field(default_factory=dict)
     claims: dict[str, tuple[FakeRendezvous, bytes]] = field(default_factory=dict)
     nodes: dict[str, bytes] = field(default_factory=dict)
+    conversions: dict[str, str] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
 
     def visitor(self, address: str = "127.0.0.1") -> FakeRendezvous:
@@ -48,6 +49,14 @@ class FakeRendezvous:
     def set_pin(self, scope: str, key: str, digest_hex: str) -> str:
         self._ask("set_pin")
         return self.town.pins.setdefault((scope, key), digest_hex)
+
+    def conversion(self, name: str) -> str | None:
+        self._ask("conversion")
+        return self.town.conversions.get(name)
+
+    def set_conversion(self, name: str, digest_hex: str) -> None:
+        self._ask("set_conversion")
+        self.town.conversions[name] = digest_hex
 
     def claim(self, staging: str, record: bytes) -> bool:
         self._ask("claim")

@@ -1,0 +1,207 @@
+"""From the layers of a container image to one squashfs: what stands for a Download where an image has to be made.
+
+    which manifest? ──▶ made before? ──▶ layers into the cache, each read while it arrives ──▶ one squashfs ──▶ the copy
+
+What comes of the same layers with the same parameters is remembered, on this node and in the cluster, so that another
+name of the same image, or the next job, finds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from stager.errors import NotAnImage
+from stager.interfaces import Validators
+from stager.oci import CONFIG_MAX, CONFIGS, ContainerConfig, read_config
+from stager.pulling import Pulling, blob_bytes, cancellation
+from stager.retry import RetryPolicy, retrying
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import BinaryIO
+
+    from stager.clock import Clock
+    from stager.errors import StageImageError
+    from stager.oci import ContainerOrigin, Descriptor, Manifest
+    from stager.reference import Digest
+    from stager.store.blob_reading import Growing
+    from stager.store.blobs import Blobs
+    from stager.store.images import StagedImage
+    from stager.store.partial import Partial
+    from stager.transfer import Hook, ResolvedHook, RoomHook
+
+
+T = TypeVar("T")
+
+
+class Converter(Protocol):
+    """Makes one file system of layers."""
+
+    @property
+    def parameters(self) -> str:
+        """All that the bytes depend on besides the layers, in a line."""
+
+    def index(self, layer: Descriptor, file: Growing, diff_id: str) -> object:
+        """Return what is in a layer, read once from its start. Raises DamagedImage, ImageRefused, NotAnImage."""
+
+    def write(
+        self,
+        indexes: Sequence[object],
+        open_layer: Callable[[int], BinaryIO],
+        dest: str,
+        *,
+        config: ContainerConfig,
+        progress: Callable[[int, int], None],
+        check: Callable[[], None],
+    ) -> None:
+        """Write the image to `dest`; `check` raises to end that. Raises StageImageError, OSError."""
+
+
+class Memory(Protocol):
+    """What came of conversions, by their names: 64 hex digits."""
+
+    def recall(self, name: str) -> Digest | None:
+        """Return the digest of what came of one."""
+
+    def remember(self, name: str, digest: Digest) -> None:
+        """Keep it. Failing to do so is no failure."""
+
+
+@dataclass(slots=True)
+class Assembly:
+    """One image on its way; see the module, and Transfer for what is not told here.
+
+    `lookup` finds an image that is staged. `streams` limits the connections at a time, `patience` the seconds for which
+    another process may hold a layer without a byte. `work` gives a folder of our own on local disk, for a context.
+    """
+
+    origin: ContainerOrigin
+    partial: Partial
+    policy: RetryPolicy
+    clock: Clock
+    blobs: Blobs
+    converter: Converter
+    memory: Memory
+    lookup: Callable[[Digest], StagedImage | None]
+    streams: int = 4
+    patience: float = 420.0
+    allow_unsafe: bool = False
+    room: RoomHook = field(default=lambda _size: None)
+    on_wait: Callable[[StageImageError, float], None] | None = None
+    on_begin: Callable[[], None] | None = None
+    before_bytes: Hook = field(default=lambda: None)
+    on_resolved: ResolvedHook = field(default=lambda _private: None)
+    trace: Callable[[str], None] = field(default=lambda _point: None)
+    image: StagedImage | None = None
+    version: Validators | None = None
+    whence: str = ""
+    phase: str = "resolving"
+    _pulling: Pulling | None = None
+    _written: tuple[int, int] = (0, 0)
+    _cancelled: bool = False
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """As Transfer.progress."""
+        if self.phase == "converting":
+            return self._written
+        return self._pulling.progress if self._pulling is not None else (0, 0)
+
+    def run(self, unless: Validators | None = None) -> bool:
+        """As Transfer.run; also raises ConverterMissing, ImageRefused."""
+        manifest = self._retry(lambda: self.origin.manifest(unless.etag if unless is not None else ""))
+        if manifest is None:
+            return False
+        top = str(manifest.top)
+        if self.partial.complete and self.partial.validators.etag == top:
+            return True
+        name = sha256(f"{manifest.digest}\n{self.converter.parameters}".encode()).hexdigest()
+        if self._is_here(name, top):
+            return False
+        self.on_resolved(self.origin.private)
+        self._check()
+        self._make(manifest)
+        if self.on_begin is not None:
+            self.on_begin()
+        self.memory.remember(name, self.partial.digest())
+        return True
+
+    def is_current(self, version: Validators) -> bool:
+        """As Transfer.is_current."""
+        return self._retry(lambda: self.origin.manifest(version.etag)) is None
+
+    def cancel(self) -> None:
+        """As Transfer.cancel."""
+        self._cancelled = True
+        if self._pulling is not None:
+            self._pulling.cancel()
+
+    def hang_up(self) -> bool:
+        """As Transfer.hang_up; layers go on into the cache whoever leads."""
+        return False
+
+    def _is_here(self, name: str, top: str) -> bool:
+        known = self.memory.recall(name)
+        self.image = self.lookup(known) if known is not None else None
+        if self.image is None:
+            return False
+        self.version = Validators(top, size=self.image.size)
+        self.whence = "converted before"
+        return True
+
+    def _make(self, manifest: Manifest) -> None:
+        config = self._config(manifest)
+        by_layer = dict(zip(manifest.layers, config.diff_ids, strict=False))
+        pulling = Pulling(
+            origin=self.origin,
+            blobs=self.blobs,
+            layers=manifest.layers,
+            read=lambda layer, file: self.converter.index(layer, file, by_layer.get(layer, "")),
+            policy=self.policy,
+            clock=self.clock,
+            streams=self.streams,
+            patience=self.patience,
+            on_wait=self.on_wait,
+        )
+        self._pulling, self.phase = pulling, "pulling"
+        try:
+            pulling.hold_what_is_here()
+            # The result is hardly larger than the layers: both are compressed, and what upper layers cover is left out.
+            self.room(pulling.missing + manifest.size)
+            indexes = pulling.run()
+            self.trace("pulled")
+            self._convert(indexes, pulling, config, manifest)
+        finally:
+            pulling.close()
+
+    def _convert(self, indexes: list[object], pulling: Pulling, config: ContainerConfig, manifest: Manifest) -> None:
+        self._check()
+        self.phase = "converting"
+
+        def written(done: int, total: int) -> None:
+            self._written = (done, total)
+
+        with self.blobs.work_folder(allow_unsafe=self.allow_unsafe) as folder:
+            made = f"{folder}/image"
+            self.converter.write(indexes, pulling.open, made, config=config, progress=written, check=self._check)
+            self.trace("converted")
+            self.partial.take(made, Validators(str(manifest.top)), self.origin.name, private=self.origin.private)
+
+    def _config(self, manifest: Manifest) -> ContainerConfig:
+        if manifest.config.media_type and manifest.config.media_type not in CONFIGS:
+            raise NotAnImage(f"{self.origin.name} has an artifact of the type {manifest.config.media_type[:80]!a}")
+        config = read_config(self._retry(lambda: blob_bytes(self.origin, manifest.config, CONFIG_MAX)))
+        if config.diff_ids and len(config.diff_ids) != len(manifest.layers):
+            raise NotAnImage(
+                f"the image has {len(manifest.layers)} layers, and its configuration knows {len(config.diff_ids)}"
+            )
+        return config
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise cancellation()
+
+    def _retry(self, action: Callable[[], T]) -> T:
+        return retrying(action, policy=self.policy, clock=self.clock, on_wait=self.on_wait)

@@ -1,0 +1,249 @@
+"""The layers of one image on their way into the cache of blobs, several at a time, each read while it arrives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stager.errors import DigestMismatch, OriginUnavailable, StageImageError
+from stager.retry import retrying
+from stager.store.blob_reading import Restarted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import BinaryIO
+
+    from stager.clock import Clock
+    from stager.interfaces import Stream
+    from stager.oci import ContainerOrigin, Descriptor
+    from stager.reference import Digest
+    from stager.retry import RetryPolicy
+    from stager.store.blob_hold import Hold
+    from stager.store.blob_partial import BlobPartial
+    from stager.store.blob_reading import Growing
+    from stager.store.blobs import Blobs
+
+LOOK_SECONDS = 0.1
+"""Between two looks at a blob that another process fetches, and at what our own threads do."""
+
+READERS = min(4, os.cpu_count() or 1)
+"""Layers that are read at a time. Decompression lets go of the interpreter's lock, and uses a whole core."""
+
+MISMATCHES = 2
+"""So often a blob may come wrong before its origin is not believed any more, unless it began as a dead process's."""
+
+
+@dataclass(slots=True)
+class Pulling:
+    """Bring `layers` from `origin` into `blobs`, at most `streams` at a time.
+
+    `read` is called for each layer, in a thread, with what opens it as it arrives, and makes of it what is wanted.
+    `patience`: seconds without a byte after which a process that fetches the same blob is passed over.
+    """
+
+    origin: ContainerOrigin
+    blobs: Blobs
+    layers: Sequence[Descriptor]
+    read: Callable[[Descriptor, Growing], object]
+    policy: RetryPolicy
+    clock: Clock
+    streams: int
+    patience: float
+    on_wait: Callable[[StageImageError, float], None] | None = None
+    _holds: dict[str, Hold] = field(default_factory=dict)
+    _arriving: dict[str, BlobPartial] = field(default_factory=dict)
+    _streams: dict[str, Stream] = field(default_factory=dict)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return bytes that are here, and in all."""
+        arriving = dict(self._arriving)
+        here = [self._held(layer, arriving) for layer in self._distinct]
+        return sum(here), sum(layer.size for layer in self._distinct)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have to be fetched, as far as is known now."""
+        done, total = self.progress
+        return total - done
+
+    def hold_what_is_here(self) -> None:
+        """Keep the layers that are in the cache already from eviction."""
+        for layer in self._distinct:
+            hold = self.blobs.hold(layer.digest, layer.size)
+            if hold is not None:
+                self._holds[layer.digest.hex] = hold
+
+    def run(self) -> list[object]:
+        """Return what `read` made of each layer. Raises StageImageError, OSError; what came stays in the cache."""
+        made: dict[str, Future[object]] = {}
+        with ThreadPoolExecutor(self.streams, "layer") as pullers, ThreadPoolExecutor(READERS, "reader") as readers:
+
+            def bring(layer: Descriptor) -> object:
+                return self._bring(layer, lambda follow: _put(made, layer, readers.submit(self._read, layer, follow)))
+
+            try:
+                self._await([pullers.submit(bring, layer) for layer in self._distinct], made)
+            except BaseException:
+                pullers.shutdown(wait=False, cancel_futures=True)
+                self.cancel()
+                raise
+        return [made[layer.digest.hex].result() for layer in self.layers]
+
+    def open(self, index: int) -> BinaryIO:
+        """Return a file of a layer that is here, by its number."""
+        return self._holds[self.layers[index].digest.hex].open()
+
+    def cancel(self) -> None:
+        """End `run`, in another thread, by OSError (ECANCELED)."""
+        self._cancelled.set()
+        for stream in list(self._streams.values()):
+            stream.close()
+        for partial in list(self._arriving.values()):
+            partial.fail(cancellation())
+
+    def close(self) -> None:
+        """Let go of the layers."""
+        for hold in self._holds.values():
+            hold.close()
+        self._holds.clear()
+
+    @property
+    def _distinct(self) -> list[Descriptor]:
+        return list({layer.digest.hex: layer for layer in self.layers}.values())
+
+    def _held(self, layer: Descriptor, arriving: dict[str, BlobPartial]) -> int:
+        if layer.digest.hex in self._holds:
+            return layer.size
+        partial = arriving.get(layer.digest.hex)
+        return partial.held if partial is not None else 0
+
+    def _await(self, pulled: list[Future[object]], made: dict[str, Future[object]]) -> None:
+        """Wait for all, and raise the first thing that goes wrong in any of them."""
+        while True:
+            futures = [*pulled, *made.copy().values()]
+            done, left = wait(futures, LOOK_SECONDS, FIRST_EXCEPTION)
+            self._check()
+            for future in done:
+                future.result()
+            if not left and len(made) == len(pulled):
+                return
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise cancellation()
+
+    def _bring(self, layer: Descriptor, read: Callable[[Callable[[], Growing]], object]) -> object:
+        self._check()
+        partial = self._claimed(layer) if layer.digest.hex not in self._holds else None
+        if partial is None:
+            return read(self._holds[layer.digest.hex].follow)
+        with partial:
+            self._arriving[layer.digest.hex] = partial
+            reading = read(partial.follow)
+            try:
+                self._holds[layer.digest.hex] = self._filled(layer, partial)
+            except BaseException as error:
+                partial.fail(error)
+                raise
+            return reading
+
+    def _claimed(self, layer: Descriptor) -> BlobPartial | None:
+        """Return the copy in flight that is ours to fill; None once the blob is here, by somebody else's doing."""
+        until = self.clock.now() + self.patience
+        while True:
+            hold = self.blobs.hold(layer.digest, layer.size)
+            if hold is not None:
+                self._holds[layer.digest.hex] = hold
+                return None
+            partial = self.blobs.claim(layer.digest, layer.size, aside=self.clock.now() > until)
+            if partial is not None:
+                return partial
+            self._check()
+            self.clock.sleep(LOOK_SECONDS)
+
+    def _filled(self, layer: Descriptor, partial: BlobPartial) -> Hold:
+        wrong = 0
+        while True:
+            resumed = partial.resumed
+            try:
+                retrying(
+                    lambda: self._fill(layer, partial),
+                    policy=self.policy,
+                    clock=self.clock,
+                    progressed=lambda: partial.held,
+                    on_wait=self.on_wait,
+                )
+                return partial.commit()
+            except DigestMismatch as error:
+                wrong += not resumed
+                if wrong == MISMATCHES:
+                    raise _disbelieved(self.origin.name, error) from None
+                partial.restart()
+
+    def _fill(self, layer: Descriptor, partial: BlobPartial) -> None:
+        self._check()
+        if partial.complete:
+            return
+        stream = self.origin.blob(layer, partial.held)
+        self._streams[layer.digest.hex] = stream
+        try:
+            if stream.offset != partial.held:
+                partial.restart()
+            self._check()
+            for chunk in stream.chunks():
+                partial.append(chunk)
+                self._check()
+        finally:
+            stream.close()
+        if not partial.complete:
+            raise OriginUnavailable(f"{self.origin.name} ended {layer.size - partial.held} bytes of a layer early")
+
+    def _read(self, layer: Descriptor, follow: Callable[[], Growing]) -> object:
+        while True:
+            try:
+                with follow() as file:
+                    return self.read(layer, file)
+            except Restarted:
+                self._check()
+
+
+def _put(made: dict[str, Future[object]], layer: Descriptor, future: Future[object]) -> None:
+    made[layer.digest.hex] = future
+
+
+def cancellation() -> OSError:
+    """Return what ends work that was given up."""
+    return OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+def _disbelieved(name: str, error: DigestMismatch) -> DigestMismatch:
+    hint = "the registry, or a mirror or proxy on the way, is broken or lies: tell its administrator"
+    return DigestMismatch(f"{name} sent wrong bytes {MISMATCHES} times: {error.message}", hint=hint)
+
+
+def blob_bytes(origin: ContainerOrigin, blob: Descriptor, most: int) -> bytes:
+    """Return a small blob's bytes, verified. Raises DigestMismatch, and what the origin raises."""
+    from hashlib import sha256
+
+    found = bytearray()
+    stream = origin.blob(blob)
+    try:
+        for chunk in stream.chunks():
+            found += chunk
+            if len(found) > min(most, blob.size):
+                break
+    finally:
+        stream.close()
+    if len(found) > most or sha256(found).hexdigest() != blob.digest.hex:
+        raise DigestMismatch(f"{origin.name} sent something else than the blob {_short(blob.digest)}")
+    return bytes(found)
+
+
+def _short(digest: Digest) -> str:
+    return f"{digest}"[:19]
