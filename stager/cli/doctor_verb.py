@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from stager import collect, filesystem, mounts
-from stager.cli import doctor_cluster
+from stager.cli import doctor_cluster, doctor_conversion, layers_kept
 from stager.cli.finding import Finding
 from stager.cli.node import Node
 from stager.cli.options import add_json, add_store, flags
 from stager.cli.output import write, write_json
 from stager.errors import StageImageError
-from stager.store import files, folder, room
+from stager.store import files, folder, images, room
 from stager.store.room import show_bytes
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         Finding(found.name, ok=found.ok, detail=found.detail, remedy=found.remedy)
         for found in mounts.capabilities(_existing(node.root))
     ]
+    findings.append(doctor_conversion.finding())
     findings += doctor_cluster.findings(node)
     if arguments.json:
         write_json([vars(finding) for finding in findings])
@@ -87,9 +88,11 @@ def _store(layout: Layout) -> Finding:
 
 
 def _space(node: Node, layout: Layout) -> Finding:
-    free, held = room.free_bytes(layout.root), room.total_size(layout)
+    free, layers = room.free_bytes(layout.root), layers_kept.line(layout)
+    held = sum(images.size_of(layout, digest) for digest in images.digests(layout))
     prunable = sum(image.size for image in room.evictable(layout))
     detail = f"{show_bytes(free)} free, {show_bytes(held)} in images, {show_bytes(prunable)} of them unused"
+    detail += f"; {layers}" if layers else ""
     return Finding("space", ok=free > node.config.min_free, detail=detail, remedy="run `stage-image prune`")
 
 

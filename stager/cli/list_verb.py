@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stager import lease
+from stager.cli import layers_kept
 from stager.cli.local import references
 from stager.cli.node import Node
 from stager.cli.options import add_json, add_store, flags
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 USED counts the jobs and sessions that lease the image or a mount of it; --json names them.
+The layers of container images that are kept, for the next image which shares them, are told in one line below, and
+each of them by --blobs.
 --cluster asks ZooKeeper which nodes hold which images: what each of them said last, about its 500 images used last.
 """
 
@@ -30,6 +33,7 @@ ON_MAX = 48
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("--cluster", action="store_true", help="which nodes of the cluster hold which images")
+    parser.add_argument("--blobs", action="store_true", help="the layers of container images that are kept")
     add_store(parser)
     add_json(parser)
 
@@ -39,10 +43,25 @@ def run(arguments: argparse.Namespace) -> int:
     node = Node(flags(arguments))
     if arguments.cluster:
         return _run_cluster(node, as_json=arguments.json)
+    if arguments.blobs:
+        return _run_blobs(node, as_json=arguments.json)
     rows = _rows(node)
     if arguments.json:
         write_json(rows)
-        return 0
+    else:
+        _print(rows, layers_kept.line(node.layout))
+    return 0
+
+
+def _run_blobs(node: Node, *, as_json: bool) -> int:
+    if as_json:
+        write_json(layers_kept.described(node.layout))
+    else:
+        write_table(layers_kept.HEAD, layers_kept.table(node.layout))
+    return 0
+
+
+def _print(rows: list[dict[str, object]], below: str) -> None:
     table = [
         (
             str(row["digest"])[7:19],
@@ -56,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         for row in rows
     ]
     write_table(("DIGEST", "SIZE", "FORMAT", "LAST USED", "USED", "MOUNTED", "REFERENCE"), table)
-    return 0
+    if below:
+        write(below)
 
 
 def _rows(node: Node) -> list[dict[str, object]]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 An image that a job or session uses stays (exit code 79), unless --force; a mounted one stays in any case. The calling
-job's or session's own lease does not count.
+job's or session's own lease does not count. The layers that a container image was made of stay, for others that share
+them: `stage-image prune --blobs` removes those.
 """
 
 

@@ -13,6 +13,7 @@ from stager.errors import NotStaged, VerifyFailed
 from stager.images import recognise
 from stager.mount import places
 from stager.store import images, repair
+from stager.store.blobs import Blobs
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Without a REF all images are read, at the speed of the disk. A bad image is moved to the store's quarantine/ and staged
-again at its next use; a bad sidecar beside a sound image is written anew. Exit code 84 if anything was bad.
+again at its next use; a bad sidecar beside a sound image is written anew. The layers of container images that are kept
+are read, too: bad ones are removed, to be fetched when they are needed. Exit code 84 if anything was bad.
 """
 
 
@@ -36,15 +38,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify, and print a line for each image."""
     node = Node(flags(arguments))
     answers = [_verify(node, digest) for digest in _chosen(node, arguments.reference)]
+    layers = [] if arguments.reference else _verify_layers(node)
     if arguments.json:
-        write_json(answers)
+        write_json(answers + layers)
     else:
         for answer in answers:
             write(f"{answer['digest']}  {answer['found']}")
+        for layer in layers:
+            write(f"{layer['digest']}  {layer['found']} (a layer of container images)")
     bad = [answer for answer in answers if not answer["sound"]]
     if bad:
         raise VerifyFailed(f"{len(bad)} of {len(answers)} images were bad and are now in {node.layout.root}/quarantine")
+    bad = [layer for layer in layers if not layer["sound"]]
+    if bad:
+        raise VerifyFailed(
+            f"{len(bad)} of {len(layers)} layers of container images were bad and have been removed",
+            hint="nothing: an image that needs one fetches it again",
+        )
     return 0
+
+
+def _verify_layers(node: Node) -> list[dict[str, object]]:
+    blobs = Blobs(node.layout)
+    found = [(str(blob.digest), blobs.verify(blob)) for blob in blobs.all()]
+    return [{"digest": digest, "sound": not why, "found": why or "sound", "blob": True} for digest, why in found]
 
 
 def _detach(node: Node, digest: Digest) -> str:

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from stager import filesystem
 from stager.errors import StoreUnusable
 from stager.reference import Digest
-from stager.store import blob_files, copies, files
+from stager.store import blob_files, copies, files, segments
 from stager.store.blob_hold import Hold
 from stager.store.blob_partial import BlobPartial
 
@@ -157,6 +158,28 @@ class Blobs:
             return os.fstat(fd).st_size
         finally:
             os.close(fd)
+
+    def verify(self, blob: Blob) -> str:
+        """Read a blob's bytes again and remove a bad one; return what is wrong, or "". This is no use of it."""
+        path = self.layout.blob(blob.digest)
+        fd = blob_files.open_locked(path, fcntl.LOCK_SH)
+        if fd is None:
+            return ""  # gone meanwhile, or going
+        found = sha256()
+        try:
+            for block in segments.blocks(fd, 0, segments.UNKNOWN_END):
+                found.update(block)
+        except OSError as error:
+            why = f"it cannot be read: {error.strerror or error}"
+        else:
+            why = "" if found.hexdigest() == blob.digest.hex else f"its sha256 is {found.hexdigest()}"
+        finally:
+            status = os.fstat(fd)
+            os.close(fd)
+        if not why or not blob_files.is_same(status, path):
+            return why
+        files.discard(path)  # whoever holds it keeps what he has
+        return f"{why}; removed"
 
     def orphans(self) -> list[tuple[str, int, float]]:
         """Return the copies in flight that nobody fills: path, bytes on disk, and when last written, by wall clock."""
