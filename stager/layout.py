@@ -38,6 +38,10 @@ FORMAT_SUFFIXES = {"sif": ".sif", "squashfs": ".sqsh", "erofs": ".erofs"}
 UNMOUNTED = ".stage-image-not-mounted"
 """Lies in the bare mountpoint, so that one look tells whether something is mounted over it."""
 
+_REGISTRIES = ("docker://", "oras://")
+_ON_DISK = ("oci:/", "docker-archive:/", "oci-archive:/")
+_BEGINNINGS = ("/", "http://", "https://", "file://", "library://", *_REGISTRIES, *_ON_DISK)
+
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+=~,&-")
 
 
@@ -141,9 +145,11 @@ def warm_name(verb: str, mount: str, runtime: str, text: str) -> str | None:
     """The file name of a warm answer for a reference as typed, or None if it must not be answered warm.
 
     `%` stands for `/`, so names are unique: a text with a `%` of its own, a relative path, or one too long for a file
-    name has none. Nor has a URL with a query, which may be signed: a secret is not made a file name. The shell wrapper
-    makes the same name.
+    name has none. Nor has a URL with a query, which may be signed, or a registry's image with a user, which may be a
+    token: a secret is not made a file name. The shell wrapper makes the same name.
     """
-    if not text.startswith(("/", "http://", "https://", "file://")) or len(text) > 200 or not _PLAIN.issuperset(text):
+    if not text.startswith(_BEGINNINGS) or len(text) > 200 or not _PLAIN.issuperset(text):
+        return None
+    if text.startswith(_REGISTRIES) and "@" in (text.rpartition("@sha256:")[0] or text):
         return None
     return f"{verb},{mount},{runtime},{text.replace('/', '%')}"

@@ -225,6 +225,8 @@ def _is_current(record: Record, path: str, place: Place) -> bool:
 
 
 def _is_as_pinned(record: Record, question: Question) -> bool:
+    if question.text.startswith(("docker://", "oras://")):
+        return True  # it names the manifest of which the file was made, and is part of the record's name
     return "@sha256:" not in question.text or question.text.rpartition("@")[2] == f"sha256:{record.hex}"
 
 

@@ -54,7 +54,48 @@ def urls(draw: st.DrawFn) -> str:
 
 file_urls = absolute_paths.map(lambda path: "file://" + _quoted(path))
 pins = hex_digests.map(lambda h: f"@sha256:{h}") | st.just("")
-reference_texts = st.tuples(urls() | absolute_paths | file_urls, pins).map("".join)
+
+_repository_part = st.from_regex(r"[a-z0-9]{1,4}((\.|_|__|-{1,2})[a-z0-9]{1,3}){0,2}", fullmatch=True)
+_repositories = st.lists(_repository_part, min_size=1, max_size=3).map("/".join)
+_registry_hosts = st.builds(
+    lambda host, port: f"{host}{port}/",
+    st.sampled_from(["docker.io", "Index.docker.io", "ghcr.io", "LOCALHOST", "10.0.0.1", "[::1]"]),
+    ports.map(lambda port: f":{port}") | st.just(""),
+)
+_tags = st.from_regex(r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True) | st.just("")
+# What stands before the first slash is a host if it has a dot.
+_hub_repositories = _repositories.map(lambda repository: repository.replace(".", "-"))
+registry_texts = st.tuples(
+    st.sampled_from(["docker://", "oras://", "DOCKER://", "Oras://"]),
+    st.sampled_from(["", "joe@"]),
+    st.tuples(_registry_hosts, _repositories).map("".join) | _hub_repositories,
+    _tags,
+    pins,
+).map("".join)
+_library_parts = st.lists(
+    st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,5}[A-Za-z0-9])?", fullmatch=True), min_size=1, max_size=3
+)
+library_texts = st.tuples(
+    st.sampled_from(["library://", "Library://", "library:///"]), _library_parts.map("/".join), _tags, pins
+).map("".join)
+_no_colons = absolute_paths.map(lambda path: path.replace(":", ""))
+_names = st.from_regex(r"[A-Za-z0-9_.@-]{0,6}", fullmatch=True)
+on_disk_texts = st.tuples(
+    st.sampled_from(["oci:", "oci-archive:", "OCI:"]), absolute_paths, _names.map(":".__add__) | st.just("")
+).map("".join)
+on_disk_texts |= st.tuples(
+    st.just("docker-archive:"),
+    _no_colons,
+    (_repositories | _repositories.map("{}:1".format)).map(":".__add__) | st.just(""),
+).map("".join)
+on_disk_texts = on_disk_texts.filter(lambda text: not text.partition(":")[2].startswith("//"))
+image_texts = registry_texts | library_texts | on_disk_texts
+"""Images of registries and libraries, in layouts and archives."""
+
+file_texts = st.tuples(urls() | absolute_paths | file_urls, pins).map("".join)
+"""What is staged as the one file that it is."""
+
+reference_texts = file_texts | image_texts
 """Everything a user may type for a reference that is fine, relative paths left out."""
 
 
@@ -64,6 +105,6 @@ def _quoted(path: str) -> str:
     return quote(path, errors="surrogateescape")
 
 
-def parts(reference: Reference) -> tuple[str, str, str]:
-    """Return everything a reference consists of: `==` compares what it prints only."""
-    return reference.scheme, reference.location, str(reference.digest or "")
+def parts(reference: Reference) -> tuple[str, str, str, str]:
+    """Return everything a reference consists of: `==` compares what it prints, and the variant."""
+    return reference.scheme, reference.location, str(reference.digest or ""), reference.variant

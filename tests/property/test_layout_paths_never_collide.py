@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stager.layout import FORMAT_SUFFIXES, Layout, warm_name
+from stager.reference import REGISTRIES, parse
 from tests.property.strategies import absolute_paths, digests, hex_digests, hostile_text, reference_texts
 from tests.support.effort import effort
 
@@ -103,5 +104,7 @@ def test_warm_names_can_be_undone(question: tuple[str, str, str, str]) -> None:
 def test_ordinary_references_have_warm_names(text: str) -> None:
     from string import ascii_letters, digits
 
-    plain = set(text) <= set(ascii_letters + digits + "._:/@-") and not text.startswith(("FILE", "HTTP", "hTT"))
-    assert (warm_name("stage", "none", "none", text) is not None) or not plain
+    plain = set(text) <= set(ascii_letters + digits + "._:/@-") and text[:4] == text[:4].lower()
+    has_user = "@" in (text.rpartition("@sha256:")[0] or text) and parse(text).scheme in REGISTRIES
+    if plain:
+        assert (warm_name("stage", "none", "none", text) is None) == has_user

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import posixpath
+from hashlib import sha256
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -10,14 +11,18 @@ from stager.reference import Digest, parse
 from tests.property.strategies import (
     absolute_paths,
     digests,
+    file_texts,
     file_urls,
     hex_digests,
     host_names,
     hostile_text,
+    image_texts,
+    on_disk_texts,
     parts,
     pins,
     ports,
     reference_texts,
+    registry_texts,
     relative_paths,
     url_tails,
     urls,
@@ -25,7 +30,22 @@ from tests.property.strategies import (
 from tests.support.effort import effort
 
 prefixes = st.sampled_from(
-    ["", "https://", "http://h", "file://", "/", "file:///%", "http://[", "@sha256:", "/x@sha256:"]
+    [
+        "",
+        "https://",
+        "http://h",
+        "docker://",
+        "oras://h.x/",
+        "library://",
+        "oci:",
+        "docker-archive:/",
+        "file://",
+        "/",
+        "file:///%",
+        "http://[",
+        "@sha256:",
+        "/x@sha256:",
+    ]
 )
 anything = st.builds(str.__add__, prefixes, hostile_text) | reference_texts
 
@@ -62,6 +82,48 @@ def test_keys_are_equal_exactly_if_references_are(one: str, two: str) -> None:
     assert parse(one).key == parse(str(parse(one))).key
 
 
+@given(reference_texts, hostile_text, hostile_text)
+@effort(25)
+def test_each_variant_has_a_key_of_its_own(text: str, one: str, other: str) -> None:
+    reference = parse(text)
+    varied = reference.with_variant(one)
+    assert (str(varied), varied.digest, varied.name) == (str(reference), reference.digest, reference.name)
+    assert (
+        (varied.key == reference.with_variant(other).key) == (one == other) == (varied == reference.with_variant(other))
+    )
+    assert (varied.key == reference.key) == (one == "")
+
+
+@given(file_texts)
+@effort(25)
+def test_keys_of_old_stores_stay(text: str) -> None:
+    printed = str(parse(text)).encode("utf-8", "surrogateescape")
+    assert parse(text).key == sha256(printed).hexdigest()
+
+
+@given(image_texts, absolute_paths)
+@effort(50)
+def test_images_do_not_depend_on_the_working_directory(text: str, cwd: str) -> None:
+    assert parts(parse(text, cwd)) == parts(parse(text))
+
+
+@given(on_disk_texts)
+@effort(25)
+def test_a_path_and_a_name_make_the_location(text: str) -> None:
+    reference = parse(text)
+    assert reference.path.startswith("/")
+    shortest = f"{reference.scheme}:{reference.path}:{reference.inner_name}"
+    assert parse(shortest) == reference
+
+
+@given(registry_texts)
+@effort(25)
+def test_a_user_is_not_shown(text: str) -> None:
+    assert "joe@" not in parse(text).shown
+    assert ("joe@" in str(parse(text))) == ("joe@" in text)
+    assert parse(text).is_immutable == ("@sha256:" in text)
+
+
 @given(urls(), pins)
 @effort(25)
 def test_scheme_and_host_have_no_case(url: str, pin: str) -> None:
@@ -89,7 +151,6 @@ def test_other_ports_stay(host: str, port: int, tail: str) -> None:
 @given(relative_paths, absolute_paths)
 @effort(25)
 def test_a_relative_path_is_taken_from_the_working_directory(path: str, cwd: str) -> None:
-    assume(path.split(":", maxsplit=1)[0] not in ("docker", "oci"))
     assert parts(parse(f"./{path}", cwd)) == parts(parse(posixpath.join(cwd, path)))
 
 

@@ -80,6 +80,11 @@ def test_one_fault_is_enough(tmp_path: Path, verb: str, fault: str) -> None:
         ("exec -- b", None),
         ("exec /a b", None),
         ("exec /a --json -- b", None),
+        ("docker://a:1", ("path", "docker://a:1", "", "", [])),
+        ("mount oci:/a:b", ("mount", "oci:/a:b", "", "", [])),
+        ("docker://a --platform=linux/arm64", None),
+        ("mount --platform=arm docker://a", None),
+        ("exec docker://a --platform=arm -- b", None),
     ],
 )
 def test_command_lines(line: str, question: tuple[object, ...] | None) -> None:
@@ -152,6 +157,44 @@ def test_a_pinned_reference_is_answered_by_its_image_only(tmp_path: Path) -> Non
     assert pinned.by_python() == pinned.by_wrapper(SHELL) == pinned.answer
     other = set_up(tmp_path / "c", text=f"{REFERENCE}@sha256:{'0' * 64}")
     assert other.by_python() == other.by_wrapper(SHELL) == CLI
+
+
+IMAGES = ("docker://h.x:5000/a/b:1.0", "oras://h.x/a", "library://a/b/c:1", "oci:/a/b:c", "docker-archive:/a.tar:x/y:1")
+
+
+@pytest.mark.parametrize("text", [*IMAGES, "oci-archive:/a.tar:t", f"docker://h.x/a:1@sha256:{'0' * 64}"])
+@pytest.mark.parametrize("verb", FORMS)
+def test_images_of_registries_and_archives(tmp_path: Path, verb: str, text: str) -> None:
+    """A digest behind `docker://` is that of the manifest, and not the staged file's."""
+    scene = set_up(tmp_path, verb, text)
+    assert scene.by_python() == scene.by_wrapper(SHELL) == scene.answer
+
+
+@pytest.mark.parametrize(
+    "text", ["docker://joe@h.x/a", f"oras://joe@h.x/a@sha256:{'0' * 64}", "docker://joe@a", "oci:a"]
+)
+def test_users_and_relative_paths_are_no_names_of_records(tmp_path: Path, text: str) -> None:
+    scene = set_up(tmp_path, text=text)
+    assert not scene.record.exists()
+    assert scene.by_python() == scene.by_wrapper(SHELL) == CLI
+
+
+def test_a_librarys_pin_is_the_files(tmp_path: Path) -> None:
+    other = set_up(tmp_path, text=f"library://a/b/c@sha256:{'0' * 64}")
+    assert other.by_python() == other.by_wrapper(SHELL) == CLI
+
+
+@pytest.mark.parametrize("words", [["--platform=linux/arm64"], ["--platform", "linux/arm64"]])
+@pytest.mark.parametrize("verb", FORMS)
+def test_another_platform_is_another_question(tmp_path: Path, verb: str, words: list[str]) -> None:
+    scene = set_up(tmp_path, verb, "docker://a")
+    plain = list(scene.words)
+    for place in {1, len(plain) if verb != "exec" else plain.index("--")}:
+        scene.words = [*plain[:place], *words, *plain[place:]]
+        assert scene.by_python() == scene.by_wrapper(SHELL) == CLI
+    scene.words = plain
+    scene.environ["STAGE_IMAGE_PLATFORM"] = "linux/arm64"
+    assert scene.by_python() == scene.by_wrapper(SHELL) == CLI
 
 
 @pytest.mark.parametrize("verb", ["path", "mount"])
