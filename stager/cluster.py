@@ -93,7 +93,7 @@ class ClusterStaging:
         rendezvous = self.meet()
         try:
             rendezvous.connect()
-            pinned = rendezvous.pin(self.terms.scope, known.key) if self._pins(known) else None
+            pinned = rendezvous.pin(self.terms.scope, known.reference.cluster_key) if self._pins(known) else None
         except ClusterUnavailable as error:
             rendezvous.close()
             self._go_on_alone(error)
@@ -110,7 +110,7 @@ class ClusterStaging:
             return digest
         if known.key not in self._agreed:
             try:
-                pinned = self._met().set_pin(self.terms.scope, known.key, digest.hex)
+                pinned = self._met().set_pin(self.terms.scope, known.reference.cluster_key, digest.hex)
             except ClusterUnavailable:
                 if not self.terms.alone:
                     raise

@@ -94,7 +94,9 @@ class Known:
 
     def seen(self) -> Seen | None:
         """Return what the reference meant when its origin was last asked."""
-        records = (memory.read_seen(layout.reference_record(self.key)) for layout in (self.layout, *self.tiers))
+        paths = [layout.reference_record(self.key) for layout in (self.layout, *self.tiers)]
+        paths += [layout.reference_record(self.reference.cluster_key) for layout in self.tiers if self.reference.usual]
+        records = (memory.read_seen(path) for path in paths)
         return next((seen for seen in records if seen is not None), None)
 
     def remember(self, digest: Digest, validators: Validators, asked: float) -> None:

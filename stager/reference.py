@@ -53,16 +53,17 @@ class Reference:
     a colon and an absolute path, with a colon and a name if one was given, for the last three.
 
     `variant` says which of several files that one location may become is meant (`linux/amd64 zstd 3`): it is no part of
-    what is printed, but of what is compared, and of the key.
+    what is printed, but of what is compared, and of the key unless it is what this node takes without being told.
     """
 
-    __slots__ = ("_key", "digest", "location", "scheme", "variant")
+    __slots__ = ("_key", "digest", "location", "scheme", "usual", "variant")
 
     def __init__(self, scheme: str, location: str, digest: Digest | None = None, variant: str = "") -> None:
         self.scheme = scheme
         self.location = location
         self.digest = digest
         self.variant = variant
+        self.usual = False
         self._key = ""
 
     def __str__(self) -> str:
@@ -77,22 +78,35 @@ class Reference:
     def __hash__(self) -> int:
         return hash(str(self))
 
-    def with_variant(self, variant: str) -> Reference:
-        """Return the same reference, meaning this variant."""
-        return Reference(self.scheme, self.location, self.digest, variant)
+    def with_variant(self, variant: str, *, usual: bool = False) -> Reference:
+        """Return the same reference, meaning this variant, which is this node's `usual` one or not."""
+        varied = Reference(self.scheme, self.location, self.digest, variant)
+        varied.usual = usual
+        return varied
 
     def with_digest(self, digest: Digest | None) -> Reference:
         """Return the same reference, pinned to a file, or to none."""
-        return Reference(self.scheme, self.location, digest, self.variant)
+        return Reference(self.scheme, self.location, digest).with_variant(self.variant, usual=self.usual)
 
     @property
     def key(self) -> str:
-        """64 hexadecimal digits that name this reference, pin and variant included, in the store."""
+        """64 hexadecimal digits that name this reference, pin and variant included, in this node's store.
+
+        The usual variant is not in it, so that who reads no settings (the warm path) makes the same key.
+        """
         if not self._key:
-            # No line feed is in a reference: what comes behind one is nothing that could be printed.
-            text = f"{self}\n{self.variant}" if self.variant else str(self)
-            self._key = _sha256(text.encode("utf-8", "surrogateescape"))
+            self._key = self._named("" if self.usual else self.variant)
         return self._key
+
+    @property
+    def cluster_key(self) -> str:
+        """As `key`, among nodes of several kinds, of which each has a usual variant of its own."""
+        return self._named(self.variant)
+
+    def _named(self, variant: str) -> str:
+        # No line feed is in a reference: what comes behind one is nothing that could be printed.
+        text = f"{self}\n{variant}" if variant else str(self)
+        return _sha256(text.encode("utf-8", "surrogateescape"))
 
     @property
     def is_immutable(self) -> bool:

@@ -35,12 +35,12 @@ class SharedStore:
         A head that was taken for dead may still write to the same file: the same bytes, of the same version.
         """
         folder.open_store(self.layout.root)
-        root = self.layout.partials(self.reference.key)
+        root = self.layout.partials(self.reference.cluster_key)
         return copies.adopt(root) or Partial(copies.own_folder(root))
 
     def seen(self) -> Seen | None:
         """Return what the reference meant when a head last asked its origin."""
-        return memory.read_seen(self.layout.reference_record(self.reference.key))
+        return memory.read_seen(self.layout.reference_record(self.reference.cluster_key))
 
     def publish(self, copy: Partial, digest: Digest, info: ImageInfo) -> StagedImage:
         """Make a whole copy an image, and known as what the reference means. Raises OSError."""
@@ -48,7 +48,7 @@ class SharedStore:
         copy.sync()
         shown = self.reference.shown
         image = images.publish(self.layout, copy.path, digest, info, origin=shown, private=copy.private)
-        record = self.layout.reference_record(self.reference.key)
+        record = self.layout.reference_record(self.reference.cluster_key)
         version = copy.validators
         memory.write_seen(record, shown, digest, validators=version, at=self.clock.now())
         copy.discard()

@@ -39,6 +39,13 @@ def variant(config: Config, reference: Reference) -> str:
     return f"{chosen} {compression} {level}"
 
 
+def usual(reference: Reference) -> str:
+    """Return the variant that this node takes where nothing is set."""
+    from stager.config import Config
+
+    return variant(Config(), reference)
+
+
 def platform(config: Config) -> Platform:
     """Return which platform's images are wanted."""
     return Platform.parse(config.platform) if config.platform else Platform.host()

@@ -114,7 +114,7 @@ def _sit(
     peers = RelayPeers(address(config.cluster_interface, met.address), ports, log=log)
 
     def place(wanted: str) -> str:
-        return staging_id(config.cluster_name, owner(), reference.key, wanted)
+        return staging_id(config.cluster_name, owner(), reference.cluster_key, wanted)
 
     def appoint(staging: str) -> Coordinator:
         from stager.coordinator import Coordinator
@@ -137,7 +137,7 @@ def _sit(
         clock=node.clock,
         fresh_secret=lambda: Secret.new().hex,
         appoint=appoint,
-        about={"host": os.uname().nodename, "reference": reference.shown[:REFERENCE_MAX], "key": reference.key},
+        about={"host": os.uname().nodename, "reference": reference.shown[:REFERENCE_MAX], "key": reference.cluster_key},
     )
     return seat, peers
 

@@ -11,20 +11,23 @@ from stager.download import Download
 from stager.errors import DamagedImage, NoSpace
 from stager.images import recognise
 from stager.retry import RetryPolicy
-from stager.sources import Deferred, HttpSettings, source_for
+from stager.sources import Deferred, source_for
 from stager.stage import Policy, Staging
 from stager.store import room
 from stager.store.memory import MirrorFailures
+from stager.variants import CONVERTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.cli.node import Node
     from stager.errors import StageImageError
-    from stager.interfaces import Teller
+    from stager.cluster import ClusterStaging
+    from stager.interfaces import Source, Teller
     from stager.reference import Reference
     from stager.store.images import StagedImage
     from stager.store.partial import Partial
+    from stager.transfer import Transfer
 
 
 def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Callable[[StagedImage], None]) -> Staging:
@@ -43,7 +46,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         lease=node.lease(own=own),
         session=not node.job.scope,
         policy=Policy(
-            freshness=config.freshness,
+            freshness="never" if reference.is_immutable else config.freshness,
             offline=config.offline == "allow",
             patience=config.deadline + 2 * config.stall_timeout,
             failure_backoff=config.failure_backoff,
@@ -51,7 +54,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         ),
         clock=node.clock,
         election=node.election,
-        download=lambda copy, tell: _download(node, reference, copy, tell),
+        download=lambda copy, tell: _transfer(node, reference, copy, tell, cluster),
         recognise=recognise,
         tell=tell,
         cluster=cluster,
@@ -61,14 +64,10 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
     )
 
 
-def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> Download:
+def _transfer(
+    node: Node, reference: Reference, copy: Partial, tell: Teller, cluster: ClusterStaging | None
+) -> Transfer:
     config = node.config
-    settings = HttpSettings(
-        connect_timeout=config.connect_timeout,
-        stall_timeout=config.stall_timeout,
-        ca_file=config.ca_file,
-        token_file=config.token_file,
-    )
     limits = room.Limits(config.min_free, config.max_size)
     trace = _trace_point(node.environ)
 
@@ -89,11 +88,17 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
     def on_wait(error: StageImageError, seconds: float) -> None:
         tell.say(f"{error.message}; trying again in {seconds:.0f} s")
 
-    memory = MirrorFailures(f"{node.layout.root}/failures", node.clock)
+    policy = RetryPolicy(deadline=config.deadline)
+    if reference.scheme in CONVERTED:
+        from stager.cli.registries import assembly
+
+        return assembly(
+            node, reference, copy, policy=policy, room=make_room, on_wait=on_wait, cluster=cluster, trace=trace
+        )
     return Download(
-        source=Deferred(lambda: source_for(reference, settings, config.mirrors, memory)),
+        source=Deferred(lambda: _source(node, reference)),
         partial=copy,
-        policy=RetryPolicy(deadline=config.deadline),
+        policy=policy,
         clock=node.clock,
         room=make_room,
         on_wait=on_wait,
@@ -101,6 +106,15 @@ def _download(node: Node, reference: Reference, copy: Partial, tell: Teller) -> 
         streams=config.connections,
         pinned=reference.digest is not None,
     )
+
+
+def _source(node: Node, reference: Reference) -> Source:
+    if reference.scheme in ("oras", "library"):
+        from stager.cli import registries
+
+        return registries.source(node, reference)
+    memory = MirrorFailures(f"{node.layout.root}/failures", node.clock)
+    return source_for(reference, node.http_settings, node.config.mirrors, memory)
 
 
 def _refuse_what_is_no_image(partial: Partial) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from stager.interfaces import Mounter, Teller
     from stager.mount import Mounted
+    from stager.sources.settings import HttpSettings
     from stager.store.images import StagedImage
 
 
@@ -88,11 +89,31 @@ class Node:
     def reference(self, text: str) -> Reference:
         """Parse a reference as typed here."""
         if text.startswith("/") or "://" in text:
-            return parse(text)  # from a directory that has been removed, too
-        try:
-            return parse(text, os.getcwd())
-        except OSError as error:
-            raise StoreUnusable(f"the current directory cannot be read: {error.strerror}") from error
+            reference = parse(text)  # from a directory that has been removed, too
+        else:
+            try:
+                reference = parse(text, os.getcwd())
+            except OSError as error:
+                raise StoreUnusable(f"the current directory cannot be read: {error.strerror}") from error
+        if reference.scheme in ("http", "https", "file"):
+            return reference
+        from stager.variants import usual, variant
+
+        wanted = variant(self.config, reference)
+        return reference.with_variant(wanted, usual=wanted == usual(reference))
+
+    @property
+    def http_settings(self) -> HttpSettings:
+        """How origins that speak HTTP are asked."""
+        from stager.sources.settings import HttpSettings
+
+        config = self.config
+        return HttpSettings(
+            connect_timeout=config.connect_timeout,
+            stall_timeout=config.stall_timeout,
+            ca_file=config.ca_file,
+            token_file=config.token_file,
+        )
 
     def teller(self, subject: str) -> Teller:
         """Return who speaks of `subject`: everything for the first local rank, only what matters for the others."""

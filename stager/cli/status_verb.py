@@ -99,7 +99,7 @@ class ClusterView:
         """Ask; return whether anything is going on. Raises ClusterUnavailable."""
         records = status_asking.records(self._rendezvous().stagings())
         if self._wanted is not None:
-            records = [record for record in records if record.key == self._wanted.key]
+            records = [record for record in records if record.key == self._wanted.cluster_key]
         found = status_asking.ask(records)
         if self._job:
             found = [each.of_job(self._job) for each in found]

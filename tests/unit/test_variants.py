@@ -8,7 +8,7 @@ from stager.config import load
 from stager.errors import ConfigError
 from stager.oci import Platform
 from stager.reference import parse
-from stager.variants import HIGHEST, platform, variant
+from stager.variants import HIGHEST, platform, usual, variant
 
 LAYERED = ("docker://x", "oci:/x", "oci-archive:/x.tar", "docker-archive:/x.tar")
 
@@ -48,3 +48,23 @@ def test_a_level_that_is_none_is_an_error(compression: str) -> None:
         with pytest.raises(ConfigError, match=f"convert.level is {highest + 1}, but with convert.compression"):
             of("docker://x", convert_compression=compression, convert_level=highest + 1)
     assert of("/x", convert_compression=compression, convert_level=22) == ""
+
+
+@pytest.mark.parametrize("text", [*LAYERED, "oras://h.x/a", "library://a/b/c", "https://h/x", "/x.sif"])
+def test_what_nothing_is_set_for_has_the_key_that_the_warm_path_makes(text: str) -> None:
+    reference = parse(text)
+    wanted = variant(load({}, {}, site_file="", user_file=""), reference)
+    varied = reference.with_variant(wanted, usual=wanted == usual(reference))
+    assert varied.key == reference.key
+    assert (varied.cluster_key == reference.cluster_key) == (wanted == "")
+    other = reference.with_variant("linux/riscv64 zstd 0")
+    assert len({other.key, varied.key, other.cluster_key, varied.cluster_key}) == (2 if wanted == "" else 3)
+
+
+def test_nodes_of_two_kinds_share_no_image_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for kind in ("aarch64", "x86_64"):
+        machine = os.uname_result(("Linux", "n", "6", "1", kind))
+        monkeypatch.setattr(os, "uname", lambda machine=machine: machine)
+        keys.add(parse("docker://x").with_variant(usual(parse("docker://x")), usual=True).cluster_key)
+    assert len(keys) == 2
