@@ -17,7 +17,10 @@ HUB = "docker.io"
 HUB_SERVER = "registry-1.docker.io"
 """Which host serves the distribution API for `docker.io` (docs.docker.com, Docker Hub API)."""
 
-LONGEST_REPOSITORY = 255
+LONGESTALGORITHMS = ("sha256:", "sha384:", "sha512:")
+"""Digests that registries know (OCI image specification, descriptor.md), of which the first alone is taken."""
+
+_REPOSITORY = 255
 """Characters of a repository with its host: NameTotalLengthMax of the grammar's source."""
 
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*")
@@ -81,7 +84,8 @@ def parse(text: str) -> ImageName:
 
 def _without_digest(text: str) -> tuple[str, str]:
     rest, at, digest = text.rpartition("@")
-    if not at or ":" not in digest or "/" in digest:
+    # Behind an @ there may be a repository with a tag, too: `joe@tool:1`.
+    if not at or not digest.lower().startswith(ALGORITHMS):
         return text, ""
     if not _DIGEST.fullmatch(digest.lower()):
         raise InvalidReference(f"{_shown(digest)} is not a sha256 digest (64 hexadecimal digits)", hint=_HINT)

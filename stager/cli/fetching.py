@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stager.cli.node import Node
-    from stager.errors import StageImageError
     from stager.cluster import ClusterStaging
+    from stager.errors import StageImageError
     from stager.interfaces import Source, Teller
     from stager.reference import Reference
     from stager.store.images import StagedImage

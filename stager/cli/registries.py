@@ -105,7 +105,8 @@ def source(node: Node, reference: Reference) -> Source:
         return OrasSource(name, platform, registry_settings(node, name.host))
     from stager.sources.library import LibrarySource
 
-    return LibrarySource(reference.location, platform, node.http_settings, library=node.config.library, environ=node.environ)
+    library = node.config.library
+    return LibrarySource(reference.location, platform, node.http_settings, library=library, environ=node.environ)
 
 
 def registry_settings(node: Node, host: str) -> RegistrySettings:
@@ -150,7 +151,7 @@ class Squashing:
 
         return layers.index(file.read, layer.media_type, size=layer.size, diff_id=diff_id, limits=layers.Limits())
 
-    def write(  # noqa: PLR0913 - as Converter.write
+    def write(
         self,
         indexes: Sequence[Any],
         open_layer: Callable[[int], BinaryIO],
