@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stager.assembly import Assembly
+from stager.errors import (
+    ClusterUnavailable,
+    DigestMismatch,
+    ImageRefused,
+    NoSpace,
+    NotAnImage,
+    OriginUnavailable,
+    StageImageError,
+)
+from stager.interfaces import ImageInfo, Partition, Validators
+from stager.layout import Layout
+from stager.retry import RetryPolicy
+from stager.store.blobs import Blobs
+from stager.store.images import StagedImage
+from stager.store.partial import Partial
+from tests.support.fake_clock import FakeClock
+from tests.support.fake_container import FakeContainer, FakeConverter, FakeMemory, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stager.oci import Descriptor
+    from stager.reference import Digest
+
+LAYERS = [bytes([number]) * (350 + number) for number in range(1, 6)]
+BASE = digest_of(LAYERS[0]).hex
+
+
+@dataclass
+class Scene:
+    """A store, and assemblies into it."""
+
+    root: str
+    origin: FakeContainer = field(default_factory=lambda: FakeContainer(list(LAYERS)))
+    converter: FakeConverter = field(default_factory=FakeConverter)
+    memory: FakeMemory = field(default_factory=FakeMemory)
+    clock: FakeClock = field(default_factory=FakeClock)
+    staged: dict[str, StagedImage] = field(default_factory=dict)
+    waits: list[str] = field(default_factory=list)
+    rooms: list[int] = field(default_factory=list)
+    number: int = 0
+
+    def copy(self) -> Partial:
+        self.number += 1
+        return Partial(f"{self.root}/copy.{self.number}")
+
+    def of(self, copy: Partial, **how: object) -> Assembly:
+        given: dict[str, object] = {
+            "origin": self.origin,
+            "partial": copy,
+            "policy": RetryPolicy(base=0.1, deadline=20, attempts=4),
+            "clock": self.clock,
+            "blobs": Blobs(Layout(self.root)),
+            "converter": self.converter,
+            "memory": self.memory,
+            "lookup": lambda digest: self.staged.get(digest.hex),
+            "room": self.rooms.append,
+            "on_wait": lambda error, _seconds: self.waits.append(error.message),
+        }
+        return Assembly(**{**given, **how})  # type: ignore[arg-type]
+
+    @property
+    def left(self) -> list[str]:
+        """What lies in the store besides whole blobs and copies: nothing, when all is over."""
+        found = []
+        for folder, _, files in os.walk(self.root):
+            found += [f"{folder}/{name}" for name in files if "/blobs/sha256/" not in folder and "/copy." not in folder]
+        return found
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    before = set(threading.enumerate())
+    (tmp_path / "store" / "partial").mkdir(parents=True)
+    yield Scene(str(tmp_path / "store"))
+    assert set(threading.enumerate()) <= before, "a thread stays behind"
+
+
+def content(copy: Partial) -> bytes:
+    return os.pread(copy.fileno(), 100_000, 0)
+
+
+def image_of(digest: Digest) -> StagedImage:
+    info = ImageInfo("squashfs", 4096, "zstd", Partition(0, 4096, "squashfs"))
+    return StagedImage(digest, "/nowhere", info, "", 0.0, 1, 1)
+
+
+def test_layers_become_the_copy(scene: Scene) -> None:
+    copy = scene.copy()
+    begun: list[int | None] = []
+    it = scene.of(copy, on_begin=lambda: begun.append(copy.size))
+    assert it.run()
+    assert content(copy) == b"image " + b"".join(LAYERS)
+    assert copy.complete
+    assert (copy.origin, copy.private, begun) == ("registry.test", False, [copy.size])
+    assert copy.validators == Validators(str(scene.origin.of().top), "", copy.size)
+    assert sorted(scene.origin.pulled) == sorted(scene.converter.indexed) == sorted({digest_of(x).hex for x in LAYERS})
+    assert list(scene.memory.known.values()) == [copy.digest()]
+    size = sum(map(len, LAYERS))
+    assert scene.rooms == [2 * size]
+    assert scene.left == []
+    copy.close()
+
+
+def test_what_the_registry_still_has_is_not_made_again(scene: Scene) -> None:
+    copy, version = scene.copy(), Validators(str(scene.origin.of().top))
+    assert scene.of(copy).run(unless=version) is False
+    assert scene.of(copy).is_current(version)
+    assert not scene.of(copy).is_current(Validators("sha256:other"))
+    assert scene.origin.asked == []
+    copy.close()
+
+
+def test_layers_are_fetched_once_for_all_images(scene: Scene) -> None:
+    first, second = scene.copy(), scene.copy()
+    assert scene.of(first).run()
+    scene.origin.layers.append(b"one more")
+    scene.origin.asked.clear()
+    assert scene.of(second).run()
+    assert scene.origin.pulled == [digest_of(b"one more").hex]
+    assert scene.rooms[1] == len(b"one more") + sum(map(len, scene.origin.layers))
+    first.close()
+    second.close()
+
+
+def test_a_layer_that_is_there_twice_is_fetched_once(scene: Scene) -> None:
+    scene.origin.layers = [LAYERS[0], LAYERS[1], LAYERS[0]]
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image " + LAYERS[0] + LAYERS[1] + LAYERS[0]
+    assert len(scene.origin.pulled) == len(scene.converter.indexed) == 2
+    copy.close()
+
+
+def test_an_image_without_layers_is_one(scene: Scene) -> None:
+    scene.origin.layers = []
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image "
+    copy.close()
+
+
+def test_what_was_converted_before_is_found(scene: Scene) -> None:
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    image = image_of(copy.digest())
+    scene.staged[image.digest.hex] = image
+    again = scene.copy()
+    it = scene.of(again)
+    assert it.run() is False
+    assert it.image is image
+    assert it.version == Validators(str(scene.origin.of().top), "", image.size)
+    assert scene.converter.written == 1
+    other = scene.of(again, converter=FakeConverter(parameters="fake 2"))
+    assert other.run(), "made in another way it is another image"
+    copy.close()
+    again.close()
+
+
+def test_a_copy_that_was_made_and_not_published_is_not_made_again(scene: Scene) -> None:
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    copy.close()
+    again = Partial(copy.folder)
+    assert scene.of(again).run()
+    assert scene.converter.written == 1
+    scene.origin.layers = LAYERS[:1]
+    assert scene.of(again).run()
+    assert content(again) == b"image " + LAYERS[0]
+    again.close()
+
+
+def test_a_break_costs_no_byte(scene: Scene) -> None:
+    scene.origin.breaks = {BASE: [100, 100]}
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert [start for key, start in scene.origin.asked if key == BASE] == [0, 100, 200]
+    assert scene.waits == ["the stream broke"] * 2
+    copy.close()
+
+
+def test_what_came_survives_a_failure(scene: Scene) -> None:
+    scene.origin.breaks = {BASE: [200, 0, 0, 0]}
+    copy = scene.copy()
+    with pytest.raises(OriginUnavailable, match="broke"):
+        scene.of(copy).run()
+    scene.origin.asked.clear()
+    assert scene.of(copy).run()
+    assert [start for key, start in scene.origin.asked if key == BASE] == [200]
+    copy.close()
+
+
+def test_one_wrong_answer_is_forgiven_and_two_are_not(scene: Scene) -> None:
+    wrong = b"x" * len(LAYERS[0])
+    scene.origin.lies = {BASE: [wrong]}
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image " + b"".join(LAYERS)
+    scene.origin.layers = [b"other" * 100]
+    scene.origin.lies = {digest_of(b"other" * 100).hex: [b"o" * 500, b"o" * 500]}
+    with pytest.raises(DigestMismatch, match=r"registry.test sent wrong bytes 2 times"):
+        scene.of(copy).run()
+    copy.close()
+
+
+@pytest.mark.parametrize("lie", [b"", b"longer than the manifest says" * 30])
+def test_lies_about_a_size_are_noticed(scene: Scene, lie: bytes) -> None:
+    scene.origin.lies = {BASE: [lie] * 4}
+    copy = scene.copy()
+    with pytest.raises((DigestMismatch, OriginUnavailable)):
+        scene.of(copy).run()
+    assert copy.held == 0
+    copy.close()
+
+
+def test_a_layer_that_is_refused_ends_the_pull(scene: Scene) -> None:
+    refusal = ImageRefused("a bomb")
+    scene.converter.refuse = {BASE: refusal}
+    held = threading.Event()
+
+    def wait(layer: Descriptor) -> None:
+        if layer.digest == digest_of(LAYERS[1]):
+            held.wait(20)
+
+    scene.origin.before = wait
+    scene.origin.layers = LAYERS[:2]
+    copy = scene.copy()
+    it = scene.of(copy)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            it.run()
+        except StageImageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    # The other layer's origin never answers of itself: it is let go by the refusal alone.
+    while it._pulling is None or not it._pulling._cancelled.wait(0.01):
+        assert thread.is_alive()
+    held.set()
+    thread.join(20)
+    assert errors == [refusal]
+    assert copy.held == 0
+    copy.close()
+
+
+def test_it_can_be_given_up_while_layers_come(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy)
+    scene.origin.before = lambda _layer: it.cancel()
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
+        it.run()
+    assert caught.value.errno == errno.ECANCELED
+    assert copy.held == 0
+    copy.close()
+
+
+def test_it_can_be_given_up_while_it_is_converted(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy)
+    scene.converter.during = it.cancel
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
+        it.run()
+    assert caught.value.errno == errno.ECANCELED
+    assert scene.left == []
+    copy.close()
+
+
+def test_a_private_image_is_told_of_before_any_layer_comes(scene: Scene) -> None:
+    scene.origin.private = True
+    copy = scene.copy()
+
+    def refuse(private: bool, /) -> None:
+        if private:
+            raise ClusterUnavailable("private")
+
+    with pytest.raises(ClusterUnavailable):
+        scene.of(copy, on_resolved=refuse).run()
+    assert scene.origin.asked == []
+    assert scene.of(copy).run()
+    assert copy.private
+    copy.close()
+
+
+def test_without_room_nothing_comes(scene: Scene) -> None:
+    def full(size: int, /) -> None:
+        raise NoSpace(f"{size} bytes")
+
+    copy = scene.copy()
+    with pytest.raises(NoSpace):
+        scene.of(copy, room=full).run()
+    assert scene.origin.pulled == []
+    copy.close()
+
+
+def test_a_configuration_that_counts_other_layers_is_refused(scene: Scene) -> None:
+    scene.origin.config = b'{"rootfs": {"diff_ids": ["sha256:0"]}}'
+    copy = scene.copy()
+    with pytest.raises(NotAnImage, match="5 layers, and its configuration knows 1"):
+        scene.of(copy).run()
+    copy.close()
+
+
+def test_the_phases_are_told(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy, streams=1)
+    seen: list[tuple[str, tuple[int, int]]] = [(it.phase, it.progress)]
+    scene.origin.before = lambda _layer: seen.append((it.phase, it.progress))
+    scene.converter.during = lambda: seen.append((it.phase, it.progress))
+    assert it.run()
+    total = sum(map(len, LAYERS))
+    assert seen[0] == seen[1] == ("resolving", (0, 0)), "the configuration is a part of what is resolved"
+    assert [phase for phase, _ in seen[2:]] == ["pulling"] * len(LAYERS) + ["converting"]
+    done = [progress[0] for phase, progress in seen[2:] if phase == "pulling"]
+    assert done == [sum(map(len, LAYERS[:number])) for number in range(len(LAYERS))]
+    assert {progress[1] for phase, progress in seen if phase == "pulling"} == {total}
+    assert it.progress == (len(LAYERS), len(LAYERS))
+    copy.close()
