@@ -1,4 +1,4 @@
-"""A container image in memory: an origin with faults on order, and a converter whose result tells what it was made of."""
+"""A container image in memory: an origin with faults on order, and a converter whose result tells what it is of."""
 
 from __future__ import annotations
 
