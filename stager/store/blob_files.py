@@ -129,11 +129,12 @@ def claim(folder: str) -> int | None:
     raise OSError(errno.EBUSY, "it keeps being removed", path)
 
 
-def clear(folder: str) -> None:
-    """Remove all but the data from the folder of a copy in flight, which keeps others away as long as we lock it."""
+def clear(folder: str, *keep: str) -> None:
+    """Remove all but the data, which keeps others away as long as we lock it, and `keep` from a copy's folder."""
     for name in (*files.names(folder), *files.hidden_names(folder)):
-        if name != "data":
-            files.discard_tree(f"{folder}/{name}")
+        path = f"{folder}/{name}"
+        if name != "data" and (name not in keep or files.is_folder(path)):
+            files.discard_tree(path)
 
 
 def remove(folder: str) -> None:

@@ -124,24 +124,26 @@ class BlobPartial:
         self.close()
 
     def _adopt(self) -> None:
+        blob_files.clear(self.folder, "state")
         there = os.fstat(self._fd).st_size
         state = files.read_record(self._state) or {}
         self.synced = min(there, files.whole_number(state.get("synced")))
         trusted = there if state.get("boot") == boot_id() else self.synced
-        self._hash = sha256()
         # All of a blob's bytes can be judged whoever wrote them, and its beginning cannot.
-        if trusted <= self.size and self._hash_beginning(there if there == self.size else trusted):
+        if (there == self.size and self._take(there)) or self._take(trusted):
             os.ftruncate(self._fd, self.held)
         else:
             self._forget()
         self.resumed = self.held > 0
         self._write_state()
 
-    def _hash_beginning(self, count: int) -> bool:
-        for block in segments.blocks(self._fd, 0, count):
+    def _take(self, count: int) -> bool:
+        """Go on behind the first `count` bytes; not if they are all and the wrong ones, or more than all."""
+        self._hash = sha256()
+        for block in segments.blocks(self._fd, 0, min(count, self.size)):
             self._hash.update(block)
         self._growth.held = count
-        return count < self.size or self._hash.hexdigest() == self.digest.hex
+        return count < self.size or (count == self.size and self._hash.hexdigest() == self.digest.hex)
 
     def _forget(self) -> None:
         os.ftruncate(self._fd, 0)

@@ -114,7 +114,11 @@ class Blobs:
         if fd is None:
             return None
         self._trace("claimed")
-        copy = BlobPartial(fd, folder, self.layout.blob(digest), digest=digest, size=size, trace=self._trace)
+        try:
+            copy = BlobPartial(fd, folder, self.layout.blob(digest), digest=digest, size=size, trace=self._trace)
+        except OSError:
+            os.close(fd)
+            raise
         if not aside and self.find(digest, size) is not None:
             copy.discard()
             return None
