@@ -17,10 +17,10 @@ HUB = "docker.io"
 HUB_SERVER = "registry-1.docker.io"
 """Which host serves the distribution API for `docker.io` (docs.docker.com, Docker Hub API)."""
 
-LONGESTALGORITHMS = ("sha256:", "sha384:", "sha512:")
+ALGORITHMS = ("sha256:", "sha384:", "sha512:")
 """Digests that registries know (OCI image specification, descriptor.md), of which the first alone is taken."""
 
-_REPOSITORY = 255
+LONGEST_REPOSITORY = 255
 """Characters of a repository with its host: NameTotalLengthMax of the grammar's source."""
 
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*")

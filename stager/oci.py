@@ -15,7 +15,7 @@ from stager.errors import DamagedImage, InvalidReference, NotAnImage, NotFound
 from stager.reference import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stager.interfaces import Stream
 
@@ -185,10 +185,19 @@ def is_index(data: bytes, media_type: str) -> bool:
 
 def choose(data: bytes, wanted: Platform) -> Descriptor:
     """Return the manifest that an index has for a platform. Raises NotFound, saying what there is; DamagedImage."""
+    return pick([one for _, one in named_manifests(data)], wanted)
+
+
+def named_manifests(data: bytes) -> list[tuple[frozenset[str], Descriptor]]:
+    """Return what an index names, at least one, and the names that each has in a layout. Raises DamagedImage."""
     manifests = _object(data, "the index").get("manifests")
     if not isinstance(manifests, list) or not manifests:
         raise DamagedImage("the index names no manifests")
-    found = [_descriptor(entry) for entry in manifests]
+    return [(_names(entry), _descriptor(entry)) for entry in manifests]
+
+
+def pick(found: Sequence[Descriptor], wanted: Platform) -> Descriptor:
+    """Return the one for a platform, an exact fit before others. Raises NotFound, saying what there is."""
     runnable = [one for one in found if one.platform is None or one.platform.os != "unknown"]
     for one in sorted(runnable, key=lambda d: str(d.platform) != str(wanted)):
         if one.platform is not None and one.platform.serves(wanted):
@@ -256,6 +265,14 @@ def _descriptor(entry: object) -> Descriptor:
     annotations = entry.get("annotations")
     title = annotations.get("org.opencontainers.image.title") if isinstance(annotations, dict) else ""
     return Descriptor(_text(entry.get("mediaType")), checked, size, _text(title), _platform(entry.get("platform")))
+
+
+def _names(entry: object) -> frozenset[str]:
+    # containerd and Docker 25 give the tag alone by OCI's annotation, and the whole name by their own.
+    annotations = entry.get("annotations") if isinstance(entry, dict) else None
+    given = annotations if isinstance(annotations, dict) else {}
+    keys = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+    return frozenset(filter(None, (_text(given.get(key)) for key in keys)))
 
 
 def _platform(entry: object) -> Platform | None:

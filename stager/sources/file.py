@@ -36,7 +36,7 @@ class FileSource:
         unless: Validators | None = None,
     ) -> FileStream | None:
         """As Source.open."""
-        fd, status = _open_regular(self.name)
+        fd, status = open_regular(self.name)
         version = version_of(status)
         if unless and unless == version:
             os.close(fd)
@@ -97,7 +97,8 @@ class FileStream:
         return piece
 
 
-def _open_regular(path: str) -> tuple[int, os.stat_result]:
+def open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Open a file for reading that is no device, FIFO or socket. Raises NotFound, AccessDenied, OriginUnavailable."""
     try:
         # Looked at before it is opened: opening a device may do something (rewind a tape).
         _require_regular(path, os.stat(path).st_mode)
