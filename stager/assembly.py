@@ -97,15 +97,23 @@ class Assembly:
     image: StagedImage | None = None
     version: Validators | None = None
     whence: str = ""
-    phase: str = "resolving"
+    _phase: str = "resolving"
     _pulling: Pulling | None = None
     _written: tuple[int, int] = (0, 0)
     _cancelled: bool = False
 
     @property
+    def phase(self) -> str:
+        """As Transfer.phase; with how many of the layers are here, while they come: `pulling 3/8 layers of`."""
+        if self._phase != "pulling" or self._pulling is None:
+            return self._phase
+        here, total = self._pulling.layers_here
+        return f"pulling {here}/{total} layers of"
+
+    @property
     def progress(self) -> tuple[int, int]:
         """As Transfer.progress."""
-        if self.phase == "converting":
+        if self._phase == "converting":
             return self._written
         return self._pulling.progress if self._pulling is not None else (0, 0)
 
@@ -165,7 +173,7 @@ class Assembly:
             patience=self.patience,
             on_wait=self.on_wait,
         )
-        self._pulling, self.phase = pulling, "pulling"
+        self._pulling, self._phase = pulling, "pulling"
         try:
             pulling.hold_what_is_here()
             # The result is hardly larger than the layers: both are compressed, and what upper layers cover is left out.
@@ -178,7 +186,7 @@ class Assembly:
 
     def _convert(self, indexes: list[object], pulling: Pulling, config: ContainerConfig, manifest: Manifest) -> None:
         self._check()
-        self.phase = "converting"
+        self._phase = "converting"
 
         def written(done: int, total: int) -> None:
             self._written = (done, total)

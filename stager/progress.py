@@ -20,6 +20,7 @@ class LineTeller:
         self._quiet = quiet
         self._last = time.monotonic()
         self._rate: tuple[float, int] | None = None
+        self._word = ""
 
     def say(self, text: str) -> None:
         """Write one line."""
@@ -34,7 +35,9 @@ class LineTeller:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Write a line if 10 s have passed since the last."""
         now = time.monotonic()
-        if self._rate is None:
+        word = phase.partition(" ")[0]
+        if self._rate is None or word != self._word:  # what was done before goes at another rate
+            self._word = word
             self._rate = (now, done)
         if self._quiet or now - self._last < LINE_SECONDS:
             return

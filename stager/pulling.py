@@ -67,6 +67,11 @@ class Pulling:
         return sum(here), sum(layer.size for layer in self._distinct)
 
     @property
+    def layers_here(self) -> tuple[int, int]:
+        """Return how many layers are whole, and how many there are."""
+        return len(self._holds), len(self._distinct)
+
+    @property
     def missing(self) -> int:
         """Bytes that have to be fetched, as far as is known now."""
         done, total = self.progress

@@ -5,6 +5,7 @@ A coordinator knows the staging's secret, but may be of another version: what is
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ STRAGGLES = 0.5
 """A node straggles below this part of the median rate, as the coordinator sees it too (stager.roster_watch.SLOW)."""
 LATE = 5.0
 """Seconds after which a node that still waits for somebody to get bytes from straggles, if most others do not."""
+
+_LAYERS = re.compile(r" ([0-9]{1,6})/([0-9]{1,6}) layers")
 
 MOST_NODES = 100_000
 LONGEST_TIME = 1e12
@@ -61,6 +64,19 @@ class NodeStanding:
         return self.state == "receiving" and self.rate >= 1
 
 
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What is done before the first byte that nodes can have: a phase, how far it is of `total` (0: unknown).
+
+    `layers`, of a container image: how many are there, and of how many.
+    """
+
+    phase: str
+    done: int
+    total: int
+    layers: tuple[int, int] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """A staging. `size` in bytes and `digest` once known; `since` in wall-clock seconds.
@@ -78,6 +94,7 @@ class Standing:
     generation: int = 0
     nodes: tuple[NodeStanding, ...] = ()
     problem: str = ""
+    doing: Doing | None = None
 
     def of_job(self, job: str) -> Standing:
         """Return it with the nodes of one job only: `1234`, or `slurm-1234`."""
@@ -149,6 +166,7 @@ def read(answer: Answer, asked: Standing) -> Standing:
         digest=_digest(answer.get("digest")),
         generation=int(number(answer.get("generation"))),
         nodes=tuple(_without_superseded(members)),
+        doing=_doing(answer.get("doing")),
     )
 
 
@@ -157,6 +175,17 @@ def text(value: object, limit: int = 255) -> str:
     if not isinstance(value, str):
         return ""
     return "".join(c if c.isprintable() else "?" for c in value[:limit])
+
+
+def phase(value: object) -> str:
+    """Return the word that says what is being done."""
+    return text(value, 40).partition(" ")[0]
+
+
+def layers(value: object) -> tuple[int, int] | None:
+    """Return how many of a container image's layers are here, and of how many, if what is being done says so."""
+    match = _LAYERS.search(text(value, 40))
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def number(value: object, most: float = LONGEST_TIME) -> float:
@@ -168,6 +197,13 @@ def number(value: object, most: float = LONGEST_TIME) -> float:
 
 def _is_node(value: object) -> bool:
     return isinstance(value, dict) and bool(text(value.get("node")))
+
+
+def _doing(said: object) -> Doing | None:
+    if not isinstance(said, dict) or not phase(said.get("phase")):
+        return None
+    done, total = (int(number(said.get(name), MAX_SIZE)) for name in ("done", "total"))
+    return Doing(phase(said["phase"]), done, total, layers(said["phase"]))
 
 
 def _node(said: Answer) -> NodeStanding:

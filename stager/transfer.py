@@ -54,7 +54,7 @@ class Transfer(Protocol):
 
     @property
     def phase(self) -> str:
-        """What is being done, in a word: `resolving`, `pulling`, `converting`."""
+        """What is being done: `resolving`, `pulling` or `converting`, perhaps with more words behind it."""
 
     def run(self, unless: Validators | None = None) -> bool:
         """Fill the copy; False, with nothing fetched, if the origin still has the version `unless`, or `image` is it.

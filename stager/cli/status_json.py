@@ -23,12 +23,21 @@ def describe(standing: Standing) -> dict[str, object]:
         "size": standing.size,
         "digest": standing.digest or None,
         "generation": standing.generation,
+        "doing": _doing(standing),
         "counts": {state: counts[state] for state in (LEADS, *STATES)},
         "rates": dict(zip(("slowest", "median", "fastest"), rates, strict=True)) if rates else None,
         "last": last.node if last else None,
         "seconds_left": standing.left,
         "nodes": [_node(node, standing) for node in standing.nodes],
     }
+
+
+def _doing(standing: Standing) -> dict[str, object] | None:
+    doing = standing.doing
+    if doing is None:
+        return None
+    layers = {"done": doing.layers[0], "total": doing.layers[1]} if doing.layers else None
+    return {"phase": doing.phase, "done": doing.done, "total": doing.total or None, "layers": layers}
 
 
 def _node(node: NodeStanding, standing: Standing) -> dict[str, object]:

@@ -36,10 +36,14 @@ class LocalStaging:
     since: float
     offset: int
     size: int
+    layers: tuple[int, int] | None = None
+    """Of a container image, while they are pulled: how many are here, and how many there are."""
 
     def describe(self) -> dict[str, object]:
         """Return it for --json."""
-        return {"scope": "node", "host": os.uname().nodename, **asdict(self), "size": self.size or None}
+        here = {"done": self.layers[0], "total": self.layers[1]} if self.layers else None
+        known = {**asdict(self), "size": self.size or None, "layers": here}
+        return {"scope": "node", "host": os.uname().nodename, **known}
 
     def lines(self) -> Iterator[str]:
         """Yield what there is to say."""
@@ -48,7 +52,8 @@ class LocalStaging:
             done += f" of {show_bytes(self.size)} ({show_share(self.offset, self.size)})"
         begun = time.strftime("%H:%M:%S", time.localtime(self.since))
         yield self.reference or f"an image that was never staged here before ({self.key[:12]})"
-        yield f"  {self.phase}, {done}, by pid {self.pid} since {begun}"
+        layers = f", {self.layers[0]} of {self.layers[1]} layers" if self.layers else ""
+        yield f"  {self.phase}, {done}{layers}, by pid {self.pid} since {begun}"
 
 
 def stagings(node: Node, wanted: Reference | None) -> list[LocalStaging]:
@@ -70,7 +75,8 @@ def _of_store(layout: Layout, wanted: Reference | None) -> Iterator[LocalStaging
             key=match[1],
             store=layout.root,
             pid=note.holder.pid,
-            phase=standing.text(note.phase),
+            phase=standing.phase(note.phase),
+            layers=standing.layers(note.phase),
             since=note.since,
             offset=note.done,
             size=note.total,

@@ -13,7 +13,7 @@ from stager.store.room import show_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stager.standing import NodeStanding, Standing
+    from stager.standing import Doing, NodeStanding, Standing
 
 FEW = 16
 """Nodes that are all shown without being asked for."""
@@ -48,6 +48,8 @@ def lines(standing: Standing, *, width: int, verbose: bool) -> Iterator[str]:
         return
     yield f"  {_what(standing)}"
     yield f"  {_counts(standing)}"
+    if standing.doing is not None:
+        yield f"  {_doing(standing.doing)}"
     if standing.under_way:
         yield from (f"  {line}" for line in _speed(standing))
     yield from (f"  {line}" for line in _placed(_heads(standing), coordinator, width))
@@ -86,6 +88,14 @@ def _counts(standing: Standing) -> str:
     total = len(standing.nodes)
     parts = [f"{counts[state]} {verbs[counts[state] > 1]}" for state, verbs in VERBS.items() if counts[state]]
     return f"{total} node{'s' * (total != 1)}: {', '.join(parts) or 'nobody has joined yet'}"
+
+
+def _doing(doing: Doing) -> str:
+    done = show_bytes(doing.done)
+    if doing.total:
+        done += f" of {show_bytes(doing.total)} ({show_share(doing.done, doing.total)})"
+    layers = f", {doing.layers[0]} of {doing.layers[1]} layers" if doing.layers else ""
+    return f"{doing.phase}: {done}{layers}"
 
 
 def _speed(standing: Standing) -> Iterator[str]:

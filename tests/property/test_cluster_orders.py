@@ -138,6 +138,9 @@ def _is_sound(told: Orders) -> None:
         ("error", "boom"),
         ("trouble", "x" * 100_000),
         ("ready", -1),
+        ("doing", "pulling"),
+        ("doing", {"phase": "a\nholder 1", "done": 0, "total": 0}),
+        ("doing", {"phase": "pulling", "done": -1, "total": 0}),
     ],
 )
 def test_what_no_coordinator_says_is_refused(name: str, value: object) -> None:
@@ -157,6 +160,7 @@ WORDS = st.fixed_dictionaries(
         "error": st.sampled_from([None, {"code": 68, "message": "m", "hint": ""}, GOOD["error"]]),
         "scope": st.sampled_from(["", "job"]),
         "fresh": st.sampled_from([None, True, False]),
+        "doing": st.sampled_from([None, {"phase": "pulling 3/8 layers of", "done": 5, "total": 9}]),
     }
 )
 

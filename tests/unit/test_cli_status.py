@@ -38,7 +38,10 @@ NODE = st.fixed_dictionaries(
 )
 ANSWER = st.fixed_dictionaries(
     {"nodes": st.lists(NODE | JSON, max_size=30) | JSON},
-    optional=dict.fromkeys(("reference", "since", "size", "digest", "generation"), JSON),
+    optional={
+        **dict.fromkeys(("reference", "since", "size", "digest", "generation"), JSON),
+        "doing": st.fixed_dictionaries({"phase": st.text(max_size=60), "done": JSON, "total": JSON}) | JSON,
+    },
 )
 
 
@@ -63,6 +66,22 @@ def test_whatever_a_coordinator_says_can_be_shown_on_80_columns(answer: dict[str
     assert all(line.isprintable() for line in lines)
     assert [line for line in lines[3:] if len(line) > 80] == []
     assert json.loads(json.dumps(status_json.describe(found), allow_nan=False))["staging"] == "0" * 32
+
+
+def test_what_is_done_before_the_first_byte_is_shown() -> None:
+    said = {"phase": "pulling 3/8 layers of", "done": 30 << 20, "total": 120 << 20}
+    found = standing.read({"nodes": [], "doing": said}, ASKED)
+    assert "  pulling: 30.0 MiB of 120.0 MiB (25 %), 3 of 8 layers" in shown(found)
+    layers = {"done": 3, "total": 8}
+    assert status_json.describe(found)["doing"] == {
+        "phase": "pulling",
+        "done": 30 << 20,
+        "total": 120 << 20,
+        "layers": layers,
+    }
+    found = standing.read({"nodes": [], "doing": {"phase": "converting", "done": 1 << 20, "total": 0}}, ASKED)
+    assert "  converting: 1.0 MiB" in shown(found)
+    assert standing.read({"nodes": [], "doing": None}, ASKED).doing is None
 
 
 @given(

@@ -59,6 +59,25 @@ class TestPlaces:
         assert answer["upstream"] == {"kind": "node", "node": "n0", "address": "10.0.0.1:1"}
         assert (answer["ahead"], answer["version"], answer["nodes"], answer["ready"]) == (4096, VERSION, 2, 0)
 
+    def test_all_are_told_what_the_head_does_before_its_first_byte(self, staging: Staging) -> None:
+        staging.join("n0")
+        staging.join("n1")
+        doing = {"phase": "converting", "done": 4, "total": 9}
+        staging.report("n0", doing=doing)
+        assert staging.report("n1")["doing"] == doing
+        staging.report("n1", doing={"phase": "another", "done": 0, "total": 0})
+        assert staging.report("n1")["doing"] == doing
+        assert staging.coordinator.answer("status", {}, staging.now)["doing"] == doing
+        staging.report("n0", 4096, version=VERSION)
+        assert staging.report("n1")["doing"] is None
+
+    @pytest.mark.parametrize(
+        "doing", [7, {}, {"phase": "x", "done": -1, "total": 0}, {"phase": "a\nb", "done": 0, "total": 0}]
+    )
+    def test_what_is_no_deed_is_not_understood(self, staging: Staging, doing: object) -> None:
+        staging.join("n0")
+        assert staging.report("n0", doing=doing) == UNKNOWN
+
     def test_who_is_not_in_is_told_so(self, staging: Staging) -> None:
         assert staging.report("n7") == UNKNOWN
         assert staging.coordinator.answer("leave", {"node": "n7"}, staging.now) == UNKNOWN
