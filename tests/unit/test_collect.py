@@ -14,7 +14,9 @@ from stager.collect import DAY, Collected, Collector
 from stager.errors import StoreUnusable
 from stager.lease import Lease
 from stager.mount import Mounting, MountPlace
+from stager.reference import Digest
 from stager.store import copies, files, images, partial
+from stager.store.blobs import WORK, Blobs
 from tests.support.fake_mounter import FakeMounter
 from tests.support.fake_node import FakeNode, digest_of, fake_node, origin, version
 from tests.support.within import within
@@ -167,6 +169,47 @@ def test_room_is_made_of_what_nobody_fills(node: FakeNode) -> None:
     busy.close()
 
 
+@pytest.mark.parametrize(("days", "stays"), [(6, True), (8, False)])
+def test_a_layer_that_nobody_goes_on_with_is_kept_for_a_week(node: FakeNode, days: float, *, stays: bool) -> None:
+    filled, orphan = (Blobs(node.layout).claim(Digest(name * 32), 100) for name in ("ab", "cd"))
+    assert filled is not None
+    assert orphan is not None
+    for copy in (filled, orphan):
+        copy.append(b"x" * 50)
+        age(copy.folder, days)
+    orphan.close()
+    left = orphan.folder
+    named = collected(node, dry_run=True).removed
+    assert os.path.exists(left)
+    assert [what for what in named if "blob" in what] == ([] if stays else [f"old partial blob {left}"])
+    collected(node)
+    assert os.path.exists(left) == stays
+    assert os.path.exists(filled.folder)
+    filled.close()
+
+
+def test_the_folder_of_a_dead_conversion_goes_whatever_it_holds(node: FakeNode) -> None:
+    blobs = Blobs(node.layout)
+    for collects in (lambda: collected(node), lambda: collect.drop_orphans(node.layout)):
+        with blobs.work_folder() as mine:
+            with node.processes.victim():
+                orphan = copies.own_folder(os.path.dirname(mine))
+                files.write_text(f"{orphan}/data", "x" * 9000)
+                files.write_text(f"{orphan}/deep/other", "x" * 9000)
+            age(orphan, 0.1)
+            collects()
+            assert not os.path.exists(orphan)
+            assert os.path.exists(mine)
+
+
+def test_room_is_made_of_a_dead_conversion(node: FakeNode) -> None:
+    with node.processes.victim():
+        orphan = copies.own_folder(node.layout.partials(WORK))
+        files.write_text(f"{orphan}/deep/image", "x" * 9000)
+    assert collect.drop_orphans(node.layout, dry_run=True) >= 9000
+    assert collect.drop_orphans(node.layout) >= 9000
+
+
 def test_pins_and_answers_end_with_their_session(node: FakeNode) -> None:
     me, dead = node.processes.current(), node.processes.start()
     node.processes.kill(dead)
@@ -216,7 +259,19 @@ def test_whatever_lies_about_nothing_is_raised_and_nothing_followed(
     precious.mkdir()
     (precious / "file").touch()
     os.utime(precious, (0, 0))
-    for folder in ("images/sha256", "partial", "leases", "pins", "warm", "mounts", "refs", "locks", "failures"):
+    os.makedirs(node.layout.blob_partials)
+    for folder in (
+        "images/sha256",
+        "partial",
+        "blobs/partial",
+        "leases",
+        "pins",
+        "warm",
+        "mounts",
+        "refs",
+        "locks",
+        "failures",
+    ):
         hostile(f"{node.layout.root}/{folder}/stray")
         hostile(f"{node.layout.root}/{folder}/{'ab' * 32}.loop")
         os.symlink(precious, f"{node.layout.root}/{folder}/{'cd' * 32}")

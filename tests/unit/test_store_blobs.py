@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stager import filesystem
+from stager import filesystem, process
 from stager.errors import DigestMismatch, LeaderLost, OriginUnavailable, StoreUnusable
 from stager.reference import Digest
 from stager.store import blob_files, folder
@@ -163,6 +163,61 @@ def test_wrong_bytes_are_not_gone_on_with(blobs: Blobs) -> None:
     assert claimed(blobs).held == 0
 
 
+@pytest.mark.parametrize("held", [700, SIZE], ids=["a part", "all"])
+@pytest.mark.parametrize("cut", [False, True], ids=["zeros", "cut"])
+def test_after_a_power_loss_what_was_synced_counts(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, held: int, *, cut: bool
+) -> None:
+    with claimed(blobs) as copy:
+        copy.append(CONTENT[:500])
+        copy.sync()
+        assert copy.synced == 500
+        copy.append(CONTENT[500:held])
+        data = f"{copy.folder}/data"
+    os.truncate(data, 400 if cut else 500)
+    os.truncate(data, 400 if cut else held)
+    monkeypatch.setattr(process, "_boot", "another1")
+    with claimed(blobs) as copy:
+        assert copy.held == (400 if cut else 500)
+        copy.append(CONTENT[copy.held :])
+        copy.commit().close()
+
+
+def test_what_is_whole_is_right_whoever_synced_it(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(blobs) as copy:
+        copy.append(CONTENT)
+    monkeypatch.setattr(process, "_boot", "another1")
+    assert claimed(blobs).commit().size == SIZE
+
+
+def test_a_sync_that_comes_late_says_nothing_of_the_new_bytes(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(blobs) as copy:
+        copy.append(b"?" * 500)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", lambda _fd: copy.restart())
+            copy.sync()
+        assert copy.synced == 0
+        copy.append(CONTENT[:500])
+    monkeypatch.setattr(process, "_boot", "another1")
+    assert claimed(blobs).held == 0
+
+
+def test_who_locks_what_has_become_the_blob_writes_nothing_to_it(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claimed(blobs)
+    first.append(CONTENT)
+    real = blob_files.lock
+
+    def overtaken(fd: int, kind: int) -> bool:
+        monkeypatch.setattr(blob_files, "lock", real)
+        first.commit().close()
+        return real(fd, kind)
+
+    monkeypatch.setattr(blob_files, "lock", overtaken)
+    assert blobs.claim(DIGEST, SIZE) is None
+    assert Path(blobs.layout.blob(DIGEST)).read_bytes() == CONTENT
+    assert tree(blobs.layout.blob_partials) == []
+
+
 def test_it_is_safe_before_it_is_seen(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     for name in ("fdatasync", "rename", "fsync"):
@@ -202,6 +257,9 @@ class TestHolding:
         copy.append(CONTENT)
         with copy.commit():
             assert blobs.drop(DIGEST) == 0
+            other = blobs.hold(DIGEST, SIZE)
+            assert other is not None, "one who has fetched it keeps nobody else from it"
+            other.close()
         assert blobs.drop(DIGEST) == SIZE
 
     def test_what_is_removed_by_hand_is_still_read(self, blobs: Blobs) -> None:

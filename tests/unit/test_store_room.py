@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from stager import collect, lease
 from stager.errors import NoSpace
 from stager.lease import Lease
+from stager.reference import Digest
 from stager.store import images, room
+from stager.store.blobs import Blobs
 from stager.store.room import Limits
 from tests.support.fake_mounter import FakeMounter
 from tests.support.fake_node import FakeNode, fake_node, version
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from stager.reference import Digest
+    from stager.store.blob_hold import Hold
     from stager.store.images import StagedImage
     from stager.store.room import Evictable
 
@@ -125,6 +128,54 @@ def test_an_image_that_goes_away_meanwhile_is_no_reason_to_fail(
     assert room.total_size(node.layout) == other.size
     monkeypatch.setattr(images, "image_files", vanishing)
     assert collect.evict(node.layout, image.digest) == 0
+
+
+def layer(node: FakeNode, number: int, last_used: float, *, whole: bool = True) -> Hold | None:
+    """Put a layer of 10 KiB into the cache, or a half of it that nobody goes on with."""
+    content = bytes([number]) * 10 * KIB
+    copy = Blobs(node.layout).claim(Digest(sha256(content).hexdigest()), len(content))
+    assert copy is not None
+    copy.append(content if whole else content[: 8 * KIB])
+    hold = copy.commit() if whole else None
+    os.utime(hold.path if hold else f"{copy.folder}/data", (last_used, last_used))
+    copy.close()
+    return hold
+
+
+def test_layers_go_before_images_and_the_longest_unused_first(node: FakeNode) -> None:
+    blobs, image = Blobs(node.layout), staged(node, 1, 1000)
+    for number, last_used in ((1, 5000), (2, 4000)):
+        hold = layer(node, number, last_used)
+        assert hold is not None
+        hold.close()
+    layer(node, 3, 4500, whole=False)
+    total = room.total_size(node.layout)
+    assert total == image.size + 28 * KIB
+    assert evicted_by(node, 11 * KIB, Limits(max_size=total)) == []
+    assert [blob.last_used for blob in blobs.all()] == [5000]
+    assert blobs.orphans() == []
+    assert evicted_by(node, 12 * KIB, Limits(max_size=total - 18 * KIB)) == [image.digest]
+    assert blobs.all() == []
+
+
+def test_layers_in_use_stay_and_count(node: FakeNode) -> None:
+    hold = layer(node, 1, 1000)
+    filled = Blobs(node.layout).claim(Digest("ab" * 32), KIB)
+    assert hold is not None
+    assert filled is not None
+    filled.append(b"x" * 500)
+    with hold, filled, pytest.raises(NoSpace, match=r"unused images hold 0 B, layers .* 10\.0 KiB, 0 B of it unused"):
+        evicted_by(node, 1, Limits(max_size=10 * KIB))
+    assert len(Blobs(node.layout).spare()) == 2
+
+
+def test_layers_stay_when_they_would_not_be_enough(node: FakeNode) -> None:
+    hold = layer(node, 1, 1000)
+    assert hold is not None
+    hold.close()
+    with pytest.raises(NoSpace, match=r"layers of container images 10\.0 KiB, 10\.0 KiB of it unused"):
+        evicted_by(node, 2048 * KIB, Limits())
+    assert len(Blobs(node.layout).all()) == 1
 
 
 def test_the_free_bytes_are_those_of_this_user(tmp_path: Path) -> None:
