@@ -28,7 +28,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VALUE_MAX = 4000
 """Characters of the resource: MoM sends it to the server with every change, and the scheduler reads it each cycle."""
 
-REFERENCE = re.compile(r"(?:/|https?://|file://)[A-Za-z0-9._:/@+=~,%-]{1,2000}")
+SCHEMES = r"/|https?://|file://|docker://|oras://|library://|(?:oci|oci-archive|docker-archive):/"
+REFERENCE = re.compile(rf"(?:{SCHEMES})[A-Za-z0-9._:/@+=~,%-]{{1,2000}}")
 """What a user may have asked for. It becomes one argument of a process of theirs, and no shell sees it."""
 
 SECONDS = 10

@@ -11,13 +11,13 @@ from stager.cli.node import Node
 from stager.cli.obtain import obtain
 from stager.cli.options import REFERENCE, SETTINGS, add_json, add_platform, add_store, flags
 from stager.cli.output import write, write_json
-from stager.errors import OriginUnavailable, StageImageError
+from stager.errors import InvalidReference, OriginUnavailable, StageImageError
 from stager.interfaces import Validators
-from stager.reference import Reference
+from stager.reference import ON_DISK, REGISTRIES
 from stager.store import memory
 
 if TYPE_CHECKING:
-    from stager.reference import Digest
+    from stager.reference import Digest, Reference
     from stager.store.memory import Seen
 
 EPILOG = """\
@@ -25,17 +25,33 @@ EPILOG = """\
 
 Whoever is given the answer uses exactly that image, whatever the reference comes to mean later. The origin is always
 asked. It may say the digest itself, by a Repr-Digest or Digest header; or that it still has the image that was known
-here; if it says neither, the image is staged here. A file is read where it lies. --json also says which it was:
-pinned, declared, known, staged or hashed.
+here; if it says neither, the image is staged here. A file is read where it lies. A registry is asked for the manifest,
+whose digest then stands behind the tag: docker://ubuntu:22.04 becomes docker://docker.io/library/ubuntu:22.04@sha256:…
+--json also says which it was: pinned, declared, known, staged, hashed or registry. What oci:, oci-archive: and
+docker-archive: mean cannot be said in that way: it is whatever lies there.
 """
+
+MOVING = "moving"
+"""How images on disk are resolved: not at all."""
 
 
 class Resolved:
-    """`reference` has a pin; `how` is how it was found: pinned, declared, known, staged or hashed."""
+    """`reference` always means the same, unless `how` is MOVING.
+
+    Else `how` is how it was found: pinned, declared, known, staged, hashed or registry.
+    """
 
     def __init__(self, reference: Reference, how: str) -> None:
         self.reference = reference
         self.how = how
+
+    @property
+    def digest(self) -> str:
+        """What it is pinned to: of a registry's image the digest of a manifest or index, else of the file."""
+        if self.how == MOVING:
+            return ""
+        _, at, digest = str(self.reference).rpartition("@")
+        return digest if at else f"sha256:{digest.rpartition('sha256.')[2]}"  # a library's tag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the reference with its pin."""
+    """Print the reference with its pin. Raises InvalidReference for what cannot have one, and as `resolve`."""
     found = resolve(arguments)
+    if found.how == MOVING:
+        raise InvalidReference(
+            "nothing pins what lies on a disk as layers",
+            reference=found.reference.shown,
+            hint="stage it, and pin the file: `stage-image REF` prints its path",
+        )
     if arguments.json:
-        write_json({"reference": str(found.reference), "digest": str(found.reference.digest), "how": found.how})
+        write_json({"reference": str(found.reference), "digest": found.digest, "how": found.how})
     else:
         write(str(found.reference))
     return 0
@@ -71,19 +93,48 @@ def resolve(arguments: argparse.Namespace) -> Resolved:
     """Return what `arguments.reference` means now. Raises StageImageError, with the reference filled in."""
     node = Node(flags(arguments))
     reference = node.reference(arguments.reference)
-    if reference.digest is not None:
+    if reference.digest is not None or reference.is_immutable:
         return Resolved(reference, "pinned")
+    if reference.scheme in ON_DISK:
+        return Resolved(reference, MOVING)
     try:
+        if reference.scheme in REGISTRIES:
+            return Resolved(_of_registry(node, reference), "registry")
         digest, how = _of_file(node, reference) if reference.scheme == "file" else _of_url(node, reference, arguments)
     except StageImageError as error:
         error.reference = error.reference or reference.shown
         raise
-    return Resolved(Reference(reference.scheme, reference.location, digest), how)
+    return Resolved(reference.with_digest(digest), how)
+
+
+def _of_registry(node: Node, reference: Reference) -> Reference:
+    """Return the reference with the digest of what its tag names now: an index, if there is one, for all platforms."""
+    from stager.cli import registries
+    from stager.reference import parse
+    from stager.retry import RetryPolicy, retrying
+
+    tell = node.teller(reference.name)
+    origin = registries.container_origin(node, reference)
+    try:
+        manifest = retrying(
+            origin.manifest,
+            policy=RetryPolicy(deadline=node.config.deadline),
+            clock=node.clock,
+            on_wait=lambda error, seconds: tell.say(f"{error.message}; trying again in {seconds:.0f} s"),
+        )
+    finally:
+        tell.close()
+    if manifest is None:
+        raise OriginUnavailable(f"{origin.name} gave no answer")
+    return parse(f"{reference.location}@{manifest.top}").with_variant(reference.variant, usual=reference.usual)
 
 
 def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> tuple[Digest, str]:
-    # Of several places, that of the staging knows which one answers; a claim is worth nothing but by the origin.
-    if not any(reference.location.startswith(beginning.rstrip("/")) for beginning in node.config.mirrors):
+    # Of several places, that of the staging knows which one answers; a claim is worth nothing but by the origin. A
+    # library has an interface of its own.
+    if reference.scheme != "library" and not any(
+        reference.location.startswith(beginning.rstrip("/")) for beginning in node.config.mirrors
+    ):
         with suppress(OriginUnavailable):  # which staging may outlast, or do without
             found = _claimed(node, reference)
             if found is not None:
@@ -97,16 +148,9 @@ def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> 
 
 def _claimed(node: Node, reference: Reference) -> tuple[Digest, str] | None:
     from stager.sources import declared
-    from stager.sources.settings import HttpSettings
 
-    settings = HttpSettings(
-        connect_timeout=node.config.connect_timeout,
-        stall_timeout=node.config.stall_timeout,
-        ca_file=node.config.ca_file,
-        token_file=node.config.token_file,
-    )
     seen = _seen(node, reference)
-    claim = declared.ask(reference.location, settings, _version(seen) if seen else None)
+    claim = declared.ask(reference.location, node.http_settings, _version(seen) if seen else None)
     if claim.unchanged and seen is not None:
         return seen.digest, "known"
     return (claim.digest, "declared") if claim.digest else None

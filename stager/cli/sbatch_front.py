@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from stager.cli.resolve_verb import Resolved
     from stager.reference import Reference
 
 T = TypeVar("T")
@@ -89,8 +90,14 @@ def pin(images: Sequence[str], *, quiet: bool) -> list[Reference]:
     for each in found:
         sbatch.check_tellable(str(each.reference))
         if not quiet:
-            write_line(f"pinned {each.reference.shown} ({each.how})")
+            write_line(_said(each))
     return list({str(each.reference): each.reference for each in found}.values())
+
+
+def _said(found: Resolved) -> str:
+    if not found.digest:
+        return f"{found.reference.shown} cannot be pinned: the job gets what lies there when it starts"
+    return f"pinned {found.reference.shown} ({found.how})"
 
 
 def _nodes(options: dict[str, str]) -> list[sbatch.Nodes]:

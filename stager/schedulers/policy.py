@@ -6,6 +6,11 @@ begins with. So the prefix has to be there as it is written, and what follows ma
 is unescaped: nginx unescapes once and merges slashes, urllib3 resolves dots before it asks, Tomcat takes `..;x` for
 `..`. A redirect of an allowed server is that server's word, and followed.
 
+Of registries and libraries whole components of a name are compared: `docker://docker.io/library/` allows
+`docker://ubuntu:22.04`, with any tag or digest, and from whichever mirror the site has for docker.io. A user in a
+reference is refused, for he chooses whose password to show: the hook is root, and root's are not for jobs to choose.
+Layouts and archives are files: `/apps/` allows `oci:/apps/x:tag` and `docker-archive:/apps/x.tar`.
+
 A file is compared when it is asked for and opened later: who may write to an allowed directory may exchange a link in
 it in between, and let root read another image. So allow directories that only trusted people write to, and look at
 what was opened: an image that not everybody may read is private (`Stream.private`), and none of the Prolog's.
@@ -18,8 +23,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from stager import image_names
 from stager import reference as references
 from stager.errors import AccessDenied, ConfigError, InvalidReference
+from stager.reference import ON_DISK, REGISTRIES
 
 if TYPE_CHECKING:
     from stager.reference import Reference
@@ -31,7 +38,10 @@ MAX_UNESCAPING = 4
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A directory or an image below which everything is allowed: `origin` is `scheme://host[:port]`, or empty."""
+    """A directory or an image below which everything is allowed: `origin` is `scheme://host[:port]`, or empty.
+
+    It is `library://` for the library that is asked where none is named.
+    """
 
     origin: str
     parts: tuple[str, ...]
@@ -40,12 +50,17 @@ class Prefix:
 def check(reference: Reference, allow: tuple[str, ...], table: str = "slurm") -> None:
     """Return if the Prolog may stage `reference`, which it may not if `allow`, of the settings' `table`, is empty.
 
-    A URL needs the scheme, host and port of a prefix, and its directory; a file needs to be below one both by its
-    name, before the file system is asked, and when its links are resolved. Raises AccessDenied, and ConfigError for a
-    prefix that cannot be one.
+    A URL needs the scheme, host and port of a prefix, and its directory; so does an image of a registry, which may name
+    no user; a file needs to be below a prefix both by its name, before the file system is asked, and when its links are
+    resolved. Raises AccessDenied, and ConfigError for a prefix that cannot be one.
     """
     prefixes = [prefix(text, table) for text in allow]
-    allowed = _file_is_below if reference.scheme == "file" else _url_is_below
+    if reference.scheme in REGISTRIES and image_names.parse(reference.location.partition("://")[2]).user:
+        raise AccessDenied(
+            f"{ascii(reference.shown)[1:-1]} is asked for as a certain user, which is not for jobs to choose",
+            hint="leave the user out, or stage it yourself: `stage-image exec REF -- …` in the job",
+        )
+    allowed = _file_is_below if reference.path else _url_is_below
     if not allowed(reference, prefixes):
         raise AccessDenied(
             f"{ascii(reference.shown)[1:-1]} is not what this site stages for jobs", hint=HINT.format(table)
@@ -53,7 +68,13 @@ def check(reference: Reference, allow: tuple[str, ...], table: str = "slurm") ->
 
 
 def prefix(text: str, table: str = "slurm") -> Prefix:
-    """Return what an entry of `<table>.allow` means: `https://host/directory` or `/directory`. Raises ConfigError."""
+    """Return what an entry of `<table>.allow` means. Raises ConfigError.
+
+    `https://host/directory`, `/directory`, `docker://host/part` (oras likewise), `library://entity/collection`.
+    """
+    scheme = text.partition("://")[0].lower()
+    if "://" in text and scheme in (*REGISTRIES, "library"):
+        return _prefix_of_images(scheme, text, table)
     try:
         parsed = references.parse(text)
     except InvalidReference as error:
@@ -61,15 +82,49 @@ def prefix(text: str, table: str = "slurm") -> Prefix:
     origin, parts = _taken_apart(parsed)
     if parts and not parts[-1]:
         parts = parts[:-1]
-    strange = parsed.digest or "?" in parsed.location or "*" in parsed.location or {".", ".."}.intersection(parts)
+    strange = (
+        parsed.scheme in ON_DISK
+        or parsed.digest
+        or "?" in parsed.location
+        or "*" in parsed.location
+        or {".", ".."}.intersection(parts)
+    )
     if strange or not (text.startswith("/") or "://" in text):
         raise ConfigError(f"{table}.allow: {ascii(text)[:120]} is neither the beginning of a URL nor an absolute path")
     return Prefix(origin, parts)
 
 
+def _prefix_of_images(scheme: str, text: str, table: str) -> Prefix:
+    rest = text.partition("://")[2].rstrip("/")
+    first, _, others = rest.partition("/")
+    is_host = "." in first or ":" in first or first.lower() == "localhost"
+    parts = _parts(others if is_host else rest)
+    host = first if is_host else ""
+    # An image below it: whatever is wrong with a name is wrong with the prefix. A library's has three parts.
+    example = (*parts, *["x"] * (3 - len(parts))) if scheme == "library" else (*parts, "x")
+    try:
+        if scheme in REGISTRIES and not is_host:
+            raise InvalidReference("a prefix of images names its registry, as in docker://docker.io/library/")
+        if scheme == "library" and len(parts) > 3:
+            raise InvalidReference("an image of a library has three parts, behind a host if one is named")
+        below = references.parse("/".join([f"{scheme}:/", *([host] if host else []), *example]))
+    except InvalidReference as error:
+        raise ConfigError(f"{table}.allow: {ascii(text)[:120]}: {error.message}") from None
+    if "@" in text or ":" in others or (scheme == "library" and ":" in rest and not is_host):
+        raise ConfigError(f"{table}.allow: {ascii(text)[:120]} has a user, a tag or a digest, and a prefix has none")
+    return Prefix(_taken_apart(below)[0], parts)
+
+
 def _taken_apart(reference: Reference) -> tuple[str, tuple[str, ...]]:
-    if reference.scheme == "file":
-        return "", _parts(reference.location[1:])
+    if reference.path:
+        return "", _parts(reference.path[1:])
+    if reference.scheme in REGISTRIES:
+        name = image_names.parse(reference.location.partition("://")[2])
+        return f"{reference.scheme}://{name.host}", _parts(name.repository)
+    if reference.scheme == "library":
+        *front, last = reference.location.partition("://")[2].split("/")
+        host = front.pop(0) if len(front) == 3 else ""
+        return f"library://{host}", (*front, last.partition(":")[0])
     scheme, _, rest = reference.location.partition("?")[0].partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}", _parts(path)
@@ -97,7 +152,7 @@ def _file_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
     if not any(_starts(parts, one) for one in (*here, *real)):
         return False
     try:
-        resolved = _resolved(reference.location)
+        resolved = _resolved(reference.path)
     except (RecursionError, ValueError):
         return False  # More links than realpath() can follow, of which the kernel takes 40; no name in this locale.
     return any(_starts(resolved, one) for one in real)

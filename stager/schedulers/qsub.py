@@ -32,7 +32,7 @@ VALUES = dict.fromkeys(_ONE.split(), 1) | dict.fromkeys(_NONE.split(), 0) | {"pe
 """Option → how many words it takes, from submit(1) of 8.1.9. `-binding` takes one or two."""
 
 _BINDINGS = ("env", "pe", "set")
-_HINT = f"write {IMAGE}=https://host/path or {IMAGE}=/path, several with commas between them"
+_HINT = f"write {IMAGE}=https://host/path, …=docker://host/name:tag or …=/path, several with commas between them"
 
 
 @dataclass(slots=True)

@@ -5,10 +5,11 @@ words between white space and `;` count that begin with `stage-image=`; the rest
 
     --comment="stage-image=https://host/r.sif,https://host/python.sif; project=x"
     --extra='{"stage-image": "https://host/r.sif"}'        or a list of texts
-    --stage-image=https://host/r.sif,/apps/python.sif      the SPANK plugin's option
+    --stage-image=docker://host/r:4.3,/apps/python.sif     the SPANK plugin's option
 
-A comma parts two references (in a JSON list it does not): `%2C` stands for one in a URL. The values arrive raw,
-newlines included (prep_script_slurmd.c), so what is not printable ASCII is refused, and messages quote it.
+An image on disk has an absolute path: `oci:/apps/r:4.3`. A comma parts two references (in a JSON list it does not):
+`%2C` stands for one in a URL. The values arrive raw, newlines included (prep_script_slurmd.c), so what is not printable
+ASCII is refused, and messages quote it.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ MAX_TEXT = 4096
 """Characters that are looked at of each text: what is asked for behind them is not seen. Slurm itself takes more."""
 
 MAX_REFERENCE = 1024
-HINT = f"write {WORD}=https://host/path or {WORD}=/path, several with commas between them and %2C for a comma in one"
+HINT = (
+    f"write {WORD}=https://host/path, {WORD}=docker://host/name:tag or {WORD}=/path, several with commas between them"
+    " and %2C for a comma in a URL"
+)
 
 _BETWEEN = re.compile(r"[ \t\r\n;]+")
 _PRINTABLE = re.compile(r"[!-~]+")
-_ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://")
+_ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://|(?:oci|oci-archive|docker-archive):/", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ LINE = "#STAGE-IMAGE"
 _ATTACHED = frozenset("kIK")
 """Short options whose value, if any, is the rest of their word (getopt's `::`)."""
 
-_HINT = "write --stage-image=https://host/path or --stage-image=/path, several with commas between them"
+_HINT = "write --stage-image=https://host/path, …=docker://host/name:tag or …=/path, several with commas between them"
+_HIDDEN_HINT = "let the job's script run `stage-image exec` with it"
 _TELLABLE = re.compile(r"[!-+\--:<-~]+")
 """Printable ASCII but for a comma and a semicolon, at which a comment is taken apart."""
 
@@ -224,8 +225,11 @@ def check_tellable(reference: str) -> None:
     """Raise InvalidReference for what cannot be told to a scheduler, or what others should not read there."""
     if "?" in reference and "://" in reference:
         raise InvalidReference(
-            "the URL has a query, which may be a secret, and what jobs ask for is public",
-            hint="let the job's script run `stage-image exec` with it",
+            "the URL has a query, which may be a secret, and what jobs ask for is public", hint=_HIDDEN_HINT
+        )
+    if reference.lower().startswith(("docker://", "oras://")) and "@" in _without_digest(reference):
+        raise InvalidReference(
+            "a job cannot ask for an image as a certain user: hooks do not have that user's password", hint=_HIDDEN_HINT
         )
     if not _TELLABLE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
         raise InvalidReference(
@@ -233,6 +237,11 @@ def check_tellable(reference: str) -> None:
             " without blanks, commas and semicolons",
             hint="write %2C for a comma in a URL; give a file another name",
         )
+
+
+def _without_digest(reference: str) -> str:
+    location, at, digest = reference.rpartition("@")
+    return location if at and digest.lower().startswith("sha256:") else reference
 
 
 @dataclass(frozen=True, slots=True)

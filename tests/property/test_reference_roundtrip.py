@@ -82,7 +82,7 @@ def test_keys_are_equal_exactly_if_references_are(one: str, two: str) -> None:
     assert parse(one).key == parse(str(parse(one))).key
 
 
-@given(reference_texts, hostile_text, hostile_text)
+@given(reference_texts, st.text("linux/amd64 zstd\n", max_size=20), st.text("linux/amd64 zstd\n", max_size=20))
 @effort(25)
 def test_each_variant_has_a_key_of_its_own(text: str, one: str, other: str) -> None:
     reference = parse(text)

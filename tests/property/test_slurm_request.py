@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 from stager.errors import InvalidReference
 from stager.reference import parse
 from stager.schedulers.request import MAX_IMAGES, MAX_REFERENCE, MAX_TEXT, Request, read
-from tests.property.strategies import file_urls, hostile_text, long_hostile_text, pins, urls
+from tests.property.strategies import (
+    file_urls,
+    hostile_text,
+    library_texts,
+    long_hostile_text,
+    pins,
+    registry_texts,
+    urls,
+)
 from tests.support.effort import effort
 
 blanks = st.text(" \t\r\n;", min_size=1, max_size=3)
+ON_DISK = ("oci:/", "oci-archive:/", "docker-archive:/")
 fine = st.tuples((urls() | file_urls).map(lambda text: text.replace(",", "%2C")), pins).map("".join)
+fine |= registry_texts | library_texts
 in_a_word = fine.map(lambda text: text.replace(";", "%3B"))
 foreign = (hostile_text | st.sampled_from(["project=x", "stage-images=/x", "--stage-image", '{"a":', "="])).filter(
     lambda text: "stage-image=" not in text
@@ -31,7 +41,26 @@ bits = st.sampled_from(
             "{",
             "}",
         ),
-        *("https://", "http://h", "/apps/x", ",", ";", " ", "\n", "\0", "\\u000a", "\\", '"', "[", "]", "%0a", "%00"),
+        *(
+            "https://",
+            "http://h",
+            "docker://",
+            "oci:/a",
+            "oras://h.x/y:1",
+            "/apps/x",
+            ",",
+            ";",
+            " ",
+            "\n",
+            "\0",
+            "\\u000a",
+            "\\",
+            '"',
+            "[",
+            "]",
+            "%0a",
+            "%00",
+        ),
         *("@", "u:p@h", "@sha256:", "0" * 64, "../", "\u2028", "\x85", "\udcff", "x" * 1025, "x" * 4090, "[" * 1100),
     ]
 )
@@ -65,7 +94,7 @@ def test_whatever_is_written(comment: str, extra: str, spank: str) -> None:
         assert text.isprintable()
         assert " " not in text
         assert 0 < len(text) <= MAX_REFERENCE
-        assert text.startswith("/") or "://" in text
+        assert text.startswith("/") or "://" in text or text.lower().startswith(ON_DISK)
     assert len({parse(text).key for text in references}) == len(references) <= MAX_IMAGES
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import threading
 from hashlib import sha256
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stager.cli import sbatch_front
-from stager.errors import InvalidReference, StageImageError, UsageError
+from stager.cli import registries, resolve_verb, sbatch_front
+from stager.errors import InvalidReference, OriginUnavailable, StageImageError, UsageError
+from stager.oci import Descriptor, Manifest
+from stager.reference import Digest
 from stager.schedulers import hook, sbatch
 from stager.schedulers.sbatch import Component, Nodes
 from stager.schedulers.submit_options import full_name, in_help, takes_value
@@ -19,6 +22,8 @@ from tests.support.image_factory import minimal_squashfs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from stager.reference import Reference
 
 IMAGE = minimal_squashfs(b"an image")
 DIGEST = sha256(IMAGE).hexdigest()
@@ -170,6 +175,16 @@ def test_what_cannot_be_told(bad: str) -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("bad", ["docker://hush@h.x/a:1", f"ORAS://hush@h.x/a@SHA256:{'0' * 64}"])
+def test_a_users_images_are_not_for_hooks(bad: str) -> None:
+    with pytest.raises(InvalidReference, match="as a certain user") as caught:
+        sbatch.check([bad])
+    assert "hush" not in str(caught.value)
+    with pytest.raises(InvalidReference, match="as a certain user"):
+        sbatch.tell(Component(), [bad], "")
+    sbatch.check(["docker://ubuntu:22.04", f"docker://h.x:5000/a@sha256:{'0' * 64}", "oci:/a@b:c", "library://a/b/c"])
+
+
 def test_too_many_images() -> None:
     with pytest.raises(UsageError):
         sbatch.check([f"/{number}" for number in range(9)])
@@ -254,6 +269,83 @@ def test_a_file_is_pinned(folder: Path, capfd: pytest.CaptureFixture[str], monke
     assert f"pinned {pinned} (hashed)" in capfd.readouterr().err
     submit("-Q", "--stage-image=a.sqsh", "job.sh")
     assert capfd.readouterr().err == ""
+
+
+class Registry:
+    """A ContainerOrigin that says what a tag means now."""
+
+    name, private = "h.x", False
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fails = 0
+
+    def at(self, node: object, reference: Reference) -> Registry:
+        self.asked.append(str(reference))
+        return self
+
+    def manifest(self, unless: str = "") -> Manifest | None:
+        assert not unless
+        if self.fails:
+            self.fails -= 1
+            raise OriginUnavailable("h.x is tired", retry_after=0)
+        blob = Descriptor("x", Digest("a" * 64), 1)
+        return Manifest(Digest("b" * 64), blob, (), Digest("c" * 64))
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    found = Registry()
+    monkeypatch.setattr(registries, "container_origin", found.at)
+    return found
+
+
+def test_an_image_of_a_registry_is_pinned_to_what_its_tag_names(
+    folder: Path, registry: Registry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    became = submit("--stage-image=docker://h.x/a:1,oras://h.x/b", "job.sh")
+    first, second = (f"docker://h.x/a:1@sha256:{'c' * 64}", f"oras://h.x/b:latest@sha256:{'c' * 64}")
+    assert became.command[1] == f"--comment=stage-image={first},{second}"
+    assert registry.asked == ["docker://h.x/a:1", "oras://h.x/b:latest"]
+    assert f"pinned {first} (registry)" in capfd.readouterr().err
+
+
+def test_a_registry_that_is_tired_is_asked_again(folder: Path, registry: Registry) -> None:
+    registry.fails = 1
+    assert submit("--stage-image=docker://h.x/a:1", "job.sh").command[1].endswith("c" * 64)
+
+
+@pytest.mark.parametrize("text", [f"docker://h.x/a@sha256:{DIGEST}", f"library://a/b/c:sha256.{DIGEST}"])
+@pytest.mark.usefixtures("folder")
+def test_what_always_means_the_same_is_not_asked_for(text: str, registry: Registry) -> None:
+    assert submit(f"--stage-image={text}", "job.sh").command[1] == f"--comment=stage-image={text}"
+    assert registry.asked == []
+
+
+def test_layers_on_disk_are_told_as_they_are(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert submit("--stage-image=oci:dir:tag", "job.sh").command[1] == f"--comment=stage-image=oci:{folder}/dir:tag"
+    assert f"oci:{folder}/dir:tag cannot be pinned" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("docker://h.x/a:1", {"digest": f"sha256:{'c' * 64}", "how": "registry"}),
+        (f"docker://h.x/a@sha256:{DIGEST}", {"digest": f"sha256:{DIGEST}", "how": "pinned"}),
+        (f"library://a/b/c:sha256.{DIGEST}", {"digest": f"sha256:{DIGEST}", "how": "pinned"}),
+    ],
+)
+@pytest.mark.usefixtures("folder", "registry")
+def test_resolving_says_how(text: str, answer: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert resolve_verb.run(argparse.Namespace(reference=text, retry=False, json=True)) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found == {"reference": found["reference"], **answer}
+
+
+@pytest.mark.usefixtures("folder")
+def test_nothing_resolves_layers_on_disk() -> None:
+    with pytest.raises(InvalidReference, match="nothing pins"):
+        resolve_verb.run(argparse.Namespace(reference="oci:dir", retry=False, json=False))
 
 
 def test_the_same_image_twice_is_one(folder: Path) -> None:

@@ -33,9 +33,10 @@ class Job:
         self.clock = FakeClock()
         self.tell = SilentTeller()
 
-    def heed(self, text: str = URL) -> None:
-        node = SimpleNamespace(scope="slurm-7", environ={}, clock=self.clock, layout=self.layout)
-        heed(cast("Node", node), parse(text), self.tell)
+    def heed(self, text: str = URL, variant: str = "", **sources: str) -> None:
+        config = SimpleNamespace(sources=sources)
+        node = SimpleNamespace(scope="slurm-7", environ={}, clock=self.clock, layout=self.layout, config=config)
+        heed(cast("Node", node), parse(text).with_variant(variant, usual=True), self.tell)
 
     def pin(self, text: str = URL) -> Digest | None:
         return memory.read_pin(self.layout.pin("slurm-7", parse(text).key), self.clock.now())
@@ -70,6 +71,44 @@ def test_the_job_means_what_the_hook_has_staged(job: Job, last: str) -> None:
     job.is_told(last, url=str(DIGEST))
     job.heed()
     assert (job.pin(), job.pin(OTHER), job.clock.sleeps) == (DIGEST, None, [])
+
+
+MANIFEST = f"@sha256:{'ef' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("docker://h.x/a:1", "docker://h.x/a:1"),
+        (f"docker://h.x/a:1{MANIFEST}", "docker://h.x/a:1"),
+        (f"docker://h.x/a:1{MANIFEST}", f"docker://h.x/a:1{MANIFEST}"),
+        ("docker://ubuntu", "docker://docker.io/library/ubuntu:latest"),
+        ("oci:/a/b:c", "oci:/a/b:c"),
+        (f"library://a/b/c:1@{DIGEST}", "library://a/b/c:1"),
+    ],
+)
+def test_images_of_registries_are_meant_however_they_were_pinned(job: Job, asked: str, meant: str) -> None:
+    told.write(
+        "slurm-7",
+        Told([f"export STAGE_IMAGE_REFERENCE={asked}", f"export STAGE_IMAGE_DIGEST={DIGEST}"], "ready"),
+        os.getuid(),
+    )
+    for other in ("docker://h.x/a:2", "docker://h.x/b:1", f"docker://h.x/a:1@sha256:{'0' * 64}", "oras://h.x/a:1"):
+        job.heed(other)
+        assert job.pin(other) is None
+    job.heed(meant, "linux/amd64 zstd 0", platform="/etc/stage-image/config.toml")
+    assert job.pin(meant) == DIGEST
+
+
+@pytest.mark.parametrize("setting", ["platform", "convert_level", "convert_compression"])
+def test_another_variant_than_the_sites_is_not_what_the_hook_has_staged(job: Job, setting: str) -> None:
+    told.write(
+        "slurm-7",
+        Told(["export STAGE_IMAGE_REFERENCE=docker://a", f"export STAGE_IMAGE_DIGEST={DIGEST}"], "ready"),
+        os.getuid(),
+    )
+    job.heed("docker://a", "linux/arm64", **{setting: "--platform"})
+    assert job.pin("docker://a") is None
 
 
 def test_each_image_has_its_own(job: Job) -> None:

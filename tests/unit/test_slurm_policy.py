@@ -219,3 +219,92 @@ def test_a_url_and_a_file_are_no_prefix_of_each_other() -> None:
 def test_everything_may_be_allowed() -> None:
     policy.check(parse("https://host/x"), ("https://host",))
     policy.check(parse("/"), ("/",))
+
+
+IMAGES = ("docker://docker.io/library/", "docker://ghcr.io/org", "oras://h.x:5000", "library://e/c", "library://l.x/e/")
+HEX = "0" * 64
+
+IMAGES_ALLOWED = [
+    *(
+        "docker://ubuntu",
+        "docker://ubuntu:22.04",
+        f"docker://ubuntu@sha256:{HEX}",
+        "docker://index.docker.io/library/x",
+    ),
+    *("docker://ghcr.io/org/x", "docker://ghcr.io/org/x/y:1", "docker://GHCR.io/org", "oras://h.x:5000/any/thing:1"),
+    *("library://e/c/x", f"library://e/c/x:1@sha256:{HEX}", "library://l.x/e/c/x"),
+]
+IMAGES_DENIED = [
+    *("docker://other/ubuntu", "docker://ghcr.io/organisation/x", "docker://ghcr.io/x/org/y", "docker://ghcr.io/orga"),
+    *("docker://quay.io/library/x", "oras://docker.io/library/x", "docker://h.x:5000/x", "oras://h.x/x"),
+    *("oras://h.x:5001/x", "library://e/d/x", "library://ee/c/x", "library://e/x", "library://c/x", "library://x"),
+    *("library://l.x/d/c/x", "library://m.x/e/c/x", "https://docker.io/library/ubuntu", "/library/ubuntu"),
+    *("docker://docker.io:443/library/x", "docker://docker.io.evil.x/library/x"),
+]
+
+
+@pytest.mark.parametrize("text", IMAGES_ALLOWED)
+def test_images_below_a_prefix_are_allowed(text: str) -> None:
+    policy.check(parse(text), IMAGES)
+
+
+@pytest.mark.parametrize("text", IMAGES_DENIED)
+def test_other_images_are_not(text: str) -> None:
+    with pytest.raises(AccessDenied):
+        policy.check(parse(text), IMAGES)
+
+
+@pytest.mark.parametrize("text", ["docker://joe@ghcr.io/org/x", f"oras://joe@h.x:5000/x@sha256:{HEX}"])
+def test_nobody_chooses_whose_password_root_shows(text: str) -> None:
+    with pytest.raises(AccessDenied, match="as a certain user") as caught:
+        policy.check(parse(text), IMAGES)
+    assert "joe" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "docker://",
+            "docker://library/",
+            "docker://ubuntu",
+            "docker://docker.io/library/ubuntu:22.04",
+            "docker://u@h.x/",
+        ),
+        *(
+            f"docker://docker.io/x@sha256:{HEX}",
+            "docker://*.x/",
+            "docker://h.x/Org",
+            "docker://h.x/a/../b",
+            "oras://h.x//a",
+        ),
+        *(
+            "library://e/c/x:1",
+            "library://e/c/x/y",
+            "library://e/*",
+            "library://u@l.x/e",
+            f"library://e/c/x@sha256:{HEX}",
+        ),
+        *("oci:/x", "oci-archive:/x", "docker-archive:/x", "docker:x", "shub://x/y"),
+    ],
+)
+def test_what_cannot_be_a_prefix_of_images_is_an_error_of_the_site(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"slurm\.allow"):
+        policy.prefix(text)
+
+
+def test_all_of_a_registry_or_library_may_be_allowed() -> None:
+    policy.check(parse("docker://a/b"), ("DOCKER://Docker.io",))
+    policy.check(parse("library://a/b/c"), ("library://",))
+    policy.check(parse("library://c"), ("library://",))
+    with pytest.raises(AccessDenied):
+        policy.check(parse("library://l.x/a/b/c"), ("library://",))
+
+
+def test_layouts_and_archives_are_files(apps: Path) -> None:
+    (apps / "apps/out").symlink_to(apps / "home")
+    for scheme in ("oci", "docker-archive", "oci-archive"):
+        policy.check(parse(f"{scheme}:{apps}/apps/sub:tag"), (f"{apps}/apps",))
+        for path in ("home/secret", "apps/../home/secret", "apps/out/secret:tag", "apps2/x.sif"):
+            with pytest.raises(AccessDenied):
+                policy.check(parse(f"{scheme}:{apps}/{path}"), (f"{apps}/apps", "docker://docker.io/"))
