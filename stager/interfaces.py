@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+    from stager.oci import ContainerConfig
 
     Message = dict[str, Any]
     """What the members of a staging and its coordinator say to each other: a JSON object."""
@@ -101,7 +103,8 @@ class Partition:
 class ImageInfo:
     """What an image's own headers say. `format` is `sif`, `squashfs` or `erofs`; `size` the file's in bytes.
 
-    `root` is the partition to mount: the whole file unless the format is `sif`.
+    `root` is the partition to mount: the whole file unless the format is `sif`. `config` is what the maker of a
+    container image wants done with it, if the file was made of one and says so.
     """
 
     format: str
@@ -110,6 +113,7 @@ class ImageInfo:
     root: Partition
     partitions: tuple[Partition, ...] = ()
     arch: str = ""
+    config: ContainerConfig | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

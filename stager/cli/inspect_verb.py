@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import file_digest
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 from stager.cli.local import image_of
 from stager.cli.node import Node
@@ -63,7 +64,7 @@ def _of_file(path: str) -> dict[str, object]:
 
 
 def _of_info(info: ImageInfo) -> dict[str, object]:
-    return asdict(info)
+    return asdict(replace(info, config=None)) | {"config": info.config.describe() if info.config else None}
 
 
 def _for_people(answer: dict[str, object]) -> list[tuple[str, str]]:
@@ -79,4 +80,20 @@ def _for_people(answer: dict[str, object]) -> list[tuple[str, str]]:
     for part in partitions if isinstance(partitions, (list, tuple)) else []:
         primary = ", the root" if part == answer["root"] else ""
         lines.append(("partition", f"{part['kind']} at {part['offset']}, {show_bytes(part['size'])}{primary}"))
-    return lines
+    config = answer["config"]
+    return lines + (_config_for_people(config) if isinstance(config, dict) else [])
+
+
+def _config_for_people(config: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [(name.lower(), _plain(config[name])) for name in ("Platform", "User") if config[name]]
+    lines += [("workdir", _plain(config["WorkingDir"]))] if config["WorkingDir"] else []
+    for name in ("Entrypoint", "Cmd"):
+        if config[name]:
+            lines.append((name.lower(), " ".join(_plain(quote(word)) for word in config[name])))
+    lines += [("env", _plain(line)) for line in config["Env"]]
+    return lines + [("label", _plain(f"{key}={value}")) for key, value in sorted(config["Labels"].items())]
+
+
+def _plain(text: str) -> str:
+    # A stranger wrote it, and a terminal obeys some characters.
+    return text if text.isascii() and text.isprintable() else ascii(text)

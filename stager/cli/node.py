@@ -161,6 +161,8 @@ class Node:
         question = warm.parse(arguments.words)
         if question is None or self.config.freshness == "always" or not warm.is_plain(self.environ):
             return
+        if question.verb == "exec" and self.config.runtime != "none" and image.info.config and image.info.config.env:
+            return  # what the image adds to a container's environment stands in its sidecar, not in a record
         place = warm.Place(self.environ)
         path = place.record(question)
         if path is None:

@@ -23,6 +23,9 @@ OTHER_MAGICS = {b"sqsh": "big-endian", b"shsq": "LZMA-patched", b"qshs": "LZMA-p
 BLOCK_LOGS = range(12, 21)
 """4 KiB to 1 MiB: what mksquashfs makes; SQUASHFS_FILE_MAX_LOG is 20."""
 
+PADDING = 4096
+"""mksquashfs makes files a multiple of this, so that they can be loop-mounted (-nopad turns it off)."""
+
 _SUPERBLOCK = struct.Struct("<4s4I6H8Q")
 _ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -67,6 +70,12 @@ def compression(extent: Extent, head: bytes) -> str | None:
     extent.need(superblock.bytes_used, "the squashfs superblock promises")
     _check(superblock)
     return COMPRESSION[superblock.compression]
+
+
+def end(head: bytes) -> int:
+    """Return where the sound squashfs ends whose first bytes are `head`, with the padding that its makers give it."""
+    used = _Superblock._make(_SUPERBLOCK.unpack_from(head)).bytes_used
+    return used + -used % PADDING
 
 
 def _check(superblock: _Superblock) -> None:

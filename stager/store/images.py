@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from stager.layout import Layout
+    from stager.oci import ContainerConfig
 
 
 SETTLED_SECONDS = 2.0
+
+LARGEST_CONFIG = files.LARGEST_RECORD // 4
+"""Bytes of a container's configuration that a sidecar keeps; its indentation may double them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,11 @@ class StagedImage:
 
     def describe(self) -> dict[str, object]:
         """Return the sidecar's content."""
-        record = asdict(replace(self, digest=str(self.digest)))  # type: ignore[arg-type]
-        del record["path"]
+        bare = replace(self.info, config=None)
+        record = asdict(replace(self, digest=str(self.digest), info=bare))  # type: ignore[arg-type]
+        del record["path"], record["info"]["config"]
+        if self.info.config is not None:
+            record["info"]["config"] = _kept(self.info.config)
         return record
 
 
@@ -254,12 +261,30 @@ def _is_unchanged(image: StagedImage) -> bool:
     )
 
 
+def _kept(config: ContainerConfig) -> dict[str, object] | None:
+    # What is larger than a record may be would make the whole of it unreadable. Labels are what grows: some builders
+    # put a bill of materials into them.
+    for described in (config.describe(), config.describe() | {"Labels": {}}):
+        if len(json.dumps(described)) <= LARGEST_CONFIG:
+            return described
+    return None
+
+
+def _config(described: object) -> ContainerConfig | None:
+    if not isinstance(described, dict):
+        return None
+    from stager.oci import read_described
+
+    return read_described(described)
+
+
 def _parse(layout: Layout, record: dict[str, object], digest: Digest) -> StagedImage | None:
     info = record["info"]
     if record["digest"] != str(digest) or not isinstance(info, dict) or info["format"] not in FORMAT_SUFFIXES:
         return None
     partitions = tuple(Partition(**part) for part in info.pop("partitions"))
-    known = ImageInfo(root=Partition(**info.pop("root")), partitions=partitions, **info)
+    config = _config(info.pop("config", None))
+    known = ImageInfo(root=Partition(**info.pop("root")), partitions=partitions, config=config, **info)
     fields = {name: record[name] for name in ("origin", "fetched", "inode", "mtime_ns", "private")}
     return StagedImage(digest, layout.image_file(digest, known.format), known, **fields)  # type: ignore[arg-type]
 
