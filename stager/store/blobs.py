@@ -17,7 +17,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
@@ -123,6 +123,12 @@ class Blobs:
             copy.discard()
             return None
         return copy
+
+    def arrived(self, digest: Digest) -> int:
+        """Return how many bytes of a blob are in flight that another claimed: while they grow, it still moves."""
+        with suppress(OSError):
+            return os.lstat(f"{self.layout.blob_partial(digest.hex)}/data").st_size
+        return 0
 
     def all(self) -> list[Blob]:
         """Return the blobs that are there, in order of their digests."""

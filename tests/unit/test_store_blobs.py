@@ -108,6 +108,9 @@ def test_an_empty_blob(blobs: Blobs) -> None:
 def test_one_fills_it_at_a_time(blobs: Blobs) -> None:
     with claimed(blobs) as first:
         assert blobs.claim(DIGEST, SIZE) is None
+        assert blobs.arrived(DIGEST) == 0
+        first.append(CONTENT[:300])
+        assert blobs.arrived(DIGEST) == 300
         with claimed(blobs, aside=True) as second:
             assert second.folder != first.folder
     assert blobs.claim(DIGEST, SIZE) is not None
