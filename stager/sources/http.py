@@ -21,6 +21,7 @@ from stager.sources.token import read_token
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
+    from requests.adapters import HTTPAdapter
 
     from stager.interfaces import Validators
 
@@ -82,9 +83,15 @@ class _Session(requests.Session):
 
 
 class Exchange:
-    """A question and the redirects on the way to its answer."""
+    """A question and the redirects on the way to its answer.
 
-    def __init__(self, url: str, settings: HttpSettings, stack: ExitStack) -> None:
+    `credentials` go where the question goes first, and to no other host that it is redirected to; without them,
+    settings.token_file and ~/.netrc count.
+    """
+
+    def __init__(
+        self, url: str, settings: HttpSettings, stack: ExitStack, credentials: Authorization | None = None
+    ) -> None:
         self.url = url
         self.private = False
         self._settings = settings
@@ -92,14 +99,27 @@ class Exchange:
         self._session = stack.enter_context(_Session())
         self._session.headers["User-Agent"] = settings.user_agent
         self._own = _origin(url)
-        self._token = _Bearer(read_token(settings.token_file)) if settings.token_file else None
+        self._elsewhere = None if credentials is None else Authorization("")
+        if credentials is None and settings.token_file:
+            credentials = Authorization(f"Bearer {read_token(settings.token_file)}")
+        self._credentials = credentials
         if settings.ca_file:
             _check_authorities(settings.ca_file)
 
-    def get(self, headers: dict[str, str]) -> Response:
+    @property
+    def at_home(self) -> bool:
+        """Whether it is still, or again, where credentials may go."""
+        return _origin(self.url) == self._own
+
+    def trust(self, folder: str, adapter: HTTPAdapter) -> None:
+        """Let `adapter` open the connections for what lies below the URL `folder`."""
+        self._session.mount(folder, adapter)
+
+    def get(self, headers: dict[str, str], method: str = "GET") -> Response:
+        """Ask, and follow redirects, for at most the answer's headers."""
         for _ in range(MAX_REDIRECTS + 1):
             try:
-                response = self._get_here(headers)
+                response = self._ask_here(method, headers)
             except (OSError, HTTPError, ValueError) as error:
                 raise no_answer(self.url, error, self._settings) from error
             if not response.is_redirect:
@@ -108,11 +128,20 @@ class Exchange:
             self.url = self._followed(response.headers["Location"])
         raise final(f"{host_of(self.url)} redirects more than {MAX_REDIRECTS} times")
 
-    def _get_here(self, headers: dict[str, str]) -> Response:
-        response = self._session.get(
+    def post(self, form: dict[str, str]) -> Response:
+        """Send a form, to this place and to no other: it may hold a secret."""
+        try:
+            return self._ask_here("POST", {}, form)
+        except (OSError, HTTPError, ValueError) as error:
+            raise no_answer(self.url, error, self._settings) from error
+
+    def _ask_here(self, method: str, headers: dict[str, str], form: dict[str, str] | None = None) -> Response:
+        response = self._session.request(
+            method,
             self.url,
             headers=headers,
-            auth=self._token if _origin(self.url) == self._own else None,
+            data=form,
+            auth=self._credentials if self.at_home else self._elsewhere,
             timeout=(self._settings.connect_timeout, self._settings.stall_timeout),
             verify=self._settings.ca_file or True,
             stream=True,
@@ -149,14 +178,18 @@ def _check_authorities(path: str) -> None:
         raise ConfigError(f"the ca_file {path} cannot be read: {error.strerror}") from error
 
 
-class _Bearer(AuthBase):
-    """Sends a token. As `auth` of a request it also keeps requests from looking into ~/.netrc for that request."""
+class Authorization(AuthBase):
+    """Sends the header of that name, or, of an empty value, none.
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    As `auth` of a request it also keeps requests from looking into ~/.netrc for that request.
+    """
+
+    def __init__(self, value: str) -> None:
+        self._value = value
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        if self._value:
+            request.headers["Authorization"] = self._value
         return request
 
 

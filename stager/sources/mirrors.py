@@ -78,7 +78,7 @@ class MirroredSource:
                     self._memory.remember(source.name)
                 errors.append(error)
             else:
-                return stream and _MirrorStream(stream, source.name, mark, self._memory)
+                return stream and MirrorStream(stream, source.name, mark, self._memory)
         raise _most_telling(errors)
 
     def _owner(self, version: Validators | None) -> str | None:
@@ -111,8 +111,8 @@ def _most_telling(errors: list[StageImageError]) -> StageImageError:
     return chosen
 
 
-class _MirrorStream:
-    """A mirror's stream: its version is the mirror's, and if it breaks, the mirror is remembered."""
+class MirrorStream:
+    """A mirror's stream: its version is the mirror's, by its `mark`, and if it breaks, the mirror is remembered."""
 
     def __init__(self, stream: Stream, name: str, mark: str, memory: FailureMemory) -> None:
         self._stream = stream

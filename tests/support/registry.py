@@ -1,4 +1,4 @@
-"""A real docker-registry on a loopback port: open, with a password file, with TLS, with tokens, or as a cache of another.
+"""A real docker-registry on a loopback port: open, with passwords, with TLS, with tokens, or as a cache of another.
 
 What is in it is pushed by skopeo from an OCI layout, or blob by blob as the distribution specification says.
 """
@@ -58,7 +58,7 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{sha256(data).hexdigest()}"
 
 
-def descriptor(data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+def descriptor(data: bytes, media_type: str, **more: object) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data), **more}
 
 

@@ -79,8 +79,14 @@ class TokenService:
         now = int(time.time())
         access = [{"type": "repository", "name": repository, "actions": list(actions)}] if actions else []
         claims = {
-            **{"iss": ISSUER, "aud": SERVICE, "sub": "", "jti": str(now), "access": access},
-            **{"iat": now - 60, "nbf": now - 60, "exp": now + (self.lifetime if lifetime is None else lifetime)},
+            "iss": ISSUER,
+            "aud": SERVICE,
+            "sub": "",
+            "jti": str(now),
+            "access": access,
+            "iat": now - 60,
+            "nbf": now - 60,
+            "exp": now + (self.lifetime if lifetime is None else lifetime),
         }
         head = {"typ": "JWT", "alg": "RS256", "x5c": [self._certificate()]}
         signed = b".".join(_url64(json.dumps(part).encode()) for part in (head, claims))

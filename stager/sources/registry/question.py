@@ -1,0 +1,117 @@
+"""One question to a server and the redirects on the way to its answer; short answers are read here, with a bound."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from requests.adapters import HTTPAdapter
+from urllib3.util.ssl_ import create_urllib3_context
+
+from stager.errors import ConfigError, OriginUnavailable, StageImageError
+from stager.sources.answers import Asked, Delivery, Outcome, judge
+from stager.sources.failures import final, host_of, location_of
+from stager.sources.http import Authorization, Exchange
+from stager.sources.http_stream import HttpStream
+from stager.sources.registry.refusals import ERROR_MAX, refused
+
+if TYPE_CHECKING:
+    from requests import Response
+
+    from stager.sources.registry.refusals import Asker
+    from stager.sources.registry.settings import RegistrySettings
+
+
+class AskAgain(OriginUnavailable):
+    """The answer does not fit: ask for everything."""
+
+
+class Question(Exchange):
+    """An Exchange that trusts a registry's own certificates, for what it is asked first."""
+
+    def __init__(self, url: str, settings: RegistrySettings, stack: ExitStack, authorization: str = "") -> None:
+        super().__init__(url, settings.http, stack, Authorization(authorization))
+        self._patience = settings.http
+        host = urlsplit(url).netloc
+        if url.startswith("https:") and (files := authorities(host, settings.certificates)):
+            self.trust(f"https://{host}/", _Trusting(files))
+
+    def error(self, response: Response, asker: Asker) -> StageImageError:
+        """Return what an answer of a status from 400 on means."""
+        return refused(asker, response.status_code, response.headers, self._body(response), now=time.time())
+
+    def read(self, response: Response, limit: int, what: str) -> bytes:
+        """Return the whole body of an answer. Raises OriginUnavailable if it is longer than `limit`."""
+        delivery = self.delivery(response, Asked(0, limit + 1, partly=False))
+        with ExitStack() as stack:
+            stream = HttpStream(response, delivery, self._patience, private=False, ending=stack.pop_all())
+            body = b"".join(stream.chunks())
+        if len(body) > limit:
+            raise final(f"{host_of(self.url)} sends more than {limit} bytes as {what}")
+        return body
+
+    def stream(self, response: Response, delivery: Delivery, stack: ExitStack, *, private: bool) -> HttpStream:
+        """Return the bytes of an answer; `stack`, which holds the connection, is emptied into it."""
+        return HttpStream(response, delivery, self._patience, private=private, ending=stack.pop_all())
+
+    def delivery(self, response: Response, asked: Asked) -> Delivery:
+        """Return what the answer holds. Raises AskAgain if that is of no use for what we hold."""
+        try:
+            delivery = judge(asked, response.status_code, response.headers)
+        except OriginUnavailable as error:
+            raise final(f"{location_of(self.url)} {error.message}", error.hint) from None
+        if isinstance(delivery, Outcome):  # UNCHANGED needs a condition, of which we send none
+            raise AskAgain(f"{location_of(self.url)} cannot send the part that was asked for")
+        return delivery
+
+    def _body(self, response: Response) -> bytes:
+        if response.request.method == "HEAD":
+            return b""
+        stall = self._patience.stall_timeout
+        end, body = time.monotonic() + stall, b""
+        try:
+            while len(body) < ERROR_MAX and time.monotonic() < end:
+                piece = response.raw.read1(ERROR_MAX - len(body), decode_content=False)
+                if not piece:
+                    break
+                body += piece
+        except Exception:  # noqa: BLE001 # an explanation that does not arrive is none; the status counts
+            return b""
+        return body
+
+
+class _Trusting(HTTPAdapter):
+    """Trusts a registry's certificate authorities besides the usual ones."""
+
+    def __init__(self, files: list[str]) -> None:
+        self._context = create_urllib3_context()
+        for path in files:
+            try:
+                self._context.load_verify_locations(path)
+            except ssl.SSLError as error:
+                raise ConfigError(f"{path} holds no PEM certificate") from error
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 # the signature of requests
+        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:  # noqa: ANN401
+        return super().proxy_manager_for(proxy, **options, ssl_context=self._context)
+
+
+def authorities(host: str, folders: tuple[str, ...]) -> list[str]:
+    """Return the files of certificates that are to be trusted for a host (containers-certs.d(5))."""
+    found = []
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(f"{folder}/{host}")) if os.sep not in host else []
+        except OSError:
+            continue
+        found += [f"{folder}/{host}/{name}" for name in names if name.endswith(".crt")]
+    return found
