@@ -62,19 +62,19 @@ class Converter(Protocol):
 class Memory(Protocol):
     """What came of conversions, by their names: 64 hex digits."""
 
-    def recall(self, name: str) -> Digest | None:
-        """Return the digest of what came of one."""
+    def recall(self, name: str) -> StagedImage | None:
+        """Return what came of one, if it is still staged where this node sees it."""
 
     def remember(self, name: str, digest: Digest) -> None:
-        """Keep it. Failing to do so is no failure."""
+        """Keep what came of one. Failing to do so is no failure."""
 
 
 @dataclass(slots=True)
 class Assembly:
     """One image on its way; see the module, and Transfer for what is not told here.
 
-    `lookup` finds an image that is staged. `streams` limits the connections at a time, `patience` the seconds for which
-    another process may hold a layer without a byte. `work` gives a folder of our own on local disk, for a context.
+    `streams` limits the connections at a time, `patience` is the seconds for which another process may hold a layer
+    without a byte. `allow_unsafe`: convert on a network file system, too.
     """
 
     origin: ContainerOrigin
@@ -84,7 +84,6 @@ class Assembly:
     blobs: Blobs
     converter: Converter
     memory: Memory
-    lookup: Callable[[Digest], StagedImage | None]
     streams: int = 4
     patience: float = 420.0
     allow_unsafe: bool = False
@@ -151,8 +150,7 @@ class Assembly:
         return False
 
     def _is_here(self, name: str, top: str) -> bool:
-        known = self.memory.recall(name)
-        self.image = self.lookup(known) if known is not None else None
+        self.image = self.memory.recall(name)
         if self.image is None:
             return False
         self.version = Validators(top, size=self.image.size)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from stager.errors import InvalidReference
 from stager.reference import Digest
-from stager.store import files
+from stager.store import files, images
 
 if TYPE_CHECKING:
     from stager.cluster import ClusterStaging
     from stager.layout import Layout
+    from stager.store.images import StagedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,19 @@ class Conversions:
     tiers: tuple[Layout, ...] = ()
     cluster: ClusterStaging | None = None
 
-    def recall(self, name: str) -> Digest | None:
-        """As Memory.recall; this node's word counts first, as its image is at hand."""
-        for layout in (self.layout, *self.tiers):
-            record = files.read_record(layout.conversion(name)) or {}
-            try:
-                return Digest(record.get("digest", ""))
-            except InvalidReference:
-                continue
-        return self.cluster.recall_conversion(name) if self.cluster is not None else None
+    def recall(self, name: str) -> StagedImage | None:
+        """As Memory.recall; the cluster is asked where this node knows of none, or has it no longer."""
+        layouts = (self.layout, *self.tiers)
+        known = filter(None, (_recorded(layout.conversion(name)) for layout in layouts))
+        image = next(filter(None, (self._staged(digest) for digest in known)), None)
+        if image is None and self.cluster is not None:
+            digest = self.cluster.recall_conversion(name)
+            image = self._staged(digest) if digest is not None else None
+        return image
+
+    def _staged(self, digest: Digest) -> StagedImage | None:
+        found = (images.lookup(layout, digest) for layout in (self.layout, *self.tiers))
+        return next((image for image in found if image is not None), None)
 
     def remember(self, name: str, digest: Digest) -> None:
         """As Memory.remember."""
@@ -41,3 +46,10 @@ class Conversions:
             return  # the image is what matters; it is converted again at the worst
         if self.cluster is not None:
             self.cluster.remember_conversion(name, digest)
+
+
+def _recorded(path: str) -> Digest | None:
+    try:
+        return Digest((files.read_record(path) or {}).get("digest", ""))
+    except InvalidReference:
+        return None

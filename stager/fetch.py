@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stager import versions
 from stager.errors import DamagedImage, DigestMismatch, LeaderLost, NotAnImage, OriginUnavailable, PinLost
 from stager.interfaces import Validators
 from stager.retry import RetryPolicy
@@ -129,6 +130,8 @@ class Fetch:
         if pin is not None and digest != pin:
             copy.discard()
             raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {pin}")
+        if self.known.reference.is_by_digest:
+            versions.compare(copy, digest)
         info = self.recognise(copy.fileno(), copy.size or 0)
         self.trace("verified")
         copy.promise(digest)

@@ -200,6 +200,8 @@ class Head(threading.Thread):
         digest = copy.digest()
         if self._task.pin is not None and digest != self._task.pin:
             raise DigestMismatch(f"{copy.origin} sent {digest}, but the reference's pin is {self._task.pin}")
+        if self._task.by_digest:
+            versions.compare(copy, digest)
         info = self._task.recognise(copy.fileno(), copy.size or 0)
         if self._task.shared is not None:
             self.image = self._task.shared.publish(copy, digest, info)

@@ -117,6 +117,11 @@ class Reference:
         return self.scheme == "library" and len(tag) == 64 and _HEX.issuperset(tag)
 
     @property
+    def is_by_digest(self) -> bool:
+        """Whether the origin names a version of the file by the sha256 of its bytes, so that they can be compared."""
+        return self.scheme in ("oras", "library")
+
+    @property
     def shown(self) -> str:
         """The reference for people and records.
 

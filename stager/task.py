@@ -24,7 +24,7 @@ class Task:
     origin still has it; `pin`: the only digest that will do, by the reference, `expects`: by the job, too; `offline`:
     whether an image will do about which the origin cannot be asked; `settle` pins the job, on all nodes, and returns
     what it is pinned to; `lookup` finds an image that is staged here. `shared`: where the head puts the image for all,
-    instead of passing it on.
+    instead of passing it on. `by_digest`: the origin names a version by its digest.
     """
 
     copy: Partial
@@ -38,3 +38,4 @@ class Task:
     expects: Digest | None = None
     shared: SharedStore | None = None
     offline: bool = True
+    by_digest: bool = False

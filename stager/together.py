@@ -110,6 +110,7 @@ class Fetching:
             expects=self.known.expected(),
             shared=self.cluster.shared,
             offline=self.cluster.terms.offline,
+            by_digest=self.known.reference.is_by_digest,
         )
 
     def _wait(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stager.errors import DigestMismatch
 from stager.interfaces import Validators
 
 if TYPE_CHECKING:
     from stager.interfaces import Message
+    from stager.reference import Digest
     from stager.store.partial import Partial
 
 
@@ -25,6 +27,13 @@ def of_copy(copy: Partial) -> Message:
 def described(validators: Validators, origin: str, *, private: bool) -> Message:
     """Return a version, without its size."""
     return {"etag": validators.etag, "modified": validators.modified, "origin": origin, "private": private}
+
+
+def compare(copy: Partial, found: Digest) -> None:
+    """Raise DigestMismatch if an origin that names versions by their digests has named another than was `found`."""
+    declared = copy.validators.etag.strip('"').replace("sha256.", "sha256:", 1).lower()
+    if declared.startswith("sha256:") and declared != str(found):
+        raise DigestMismatch(f"{copy.origin} sent {found}, and had said {declared}")
 
 
 def validators_of(version: Message) -> Validators:

@@ -60,7 +60,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         cluster=cluster,
         tiers=node.tiers,
         before_release=before_release,
-        trace=_trace_point(node.environ),
+        trace=trace_point(node.environ),
     )
 
 
@@ -68,40 +68,27 @@ def _transfer(
     node: Node, reference: Reference, copy: Partial, tell: Teller, cluster: ClusterStaging | None
 ) -> Transfer:
     config = node.config
-    limits = room.Limits(config.min_free, config.max_size)
-    trace = _trace_point(node.environ)
+    trace = trace_point(node.environ)
 
-    def make_room(size: int) -> None:
-        if not copy.folder.startswith(f"{node.layout.root}/"):
-            return  # a file system that all nodes share: nothing of this node's store makes room there
-        try:
-            room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
-        except NoSpace:
-            if not collect.drop_orphans(node.layout):
-                raise
-            room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+    def make_room_here(size: int) -> None:
+        if copy.folder.startswith(f"{node.layout.root}/"):
+            make_room(node, size, tell)  # else it is a file system that all nodes share, where we evict nothing
 
     def look(partial: Partial) -> None:
         trace("fetching")
         _refuse_what_is_no_image(partial)
 
-    def on_wait(error: StageImageError, seconds: float) -> None:
-        tell.say(f"{error.message}; trying again in {seconds:.0f} s")
-
-    policy = RetryPolicy(deadline=config.deadline)
     if reference.scheme in CONVERTED:
         from stager.cli.registries import assembly
 
-        return assembly(
-            node, reference, copy, policy=policy, room=make_room, on_wait=on_wait, cluster=cluster, trace=trace
-        )
+        return assembly(node, reference, copy, tell, cluster=cluster)
     return Download(
         source=Deferred(lambda: _source(node, reference)),
         partial=copy,
-        policy=policy,
+        policy=RetryPolicy(deadline=config.deadline),
         clock=node.clock,
-        room=make_room,
-        on_wait=on_wait,
+        room=make_room_here,
+        on_wait=lambda error, seconds: say_wait(tell, error, seconds),
         look=look,
         streams=config.connections,
         pinned=reference.digest is not None,
@@ -125,12 +112,28 @@ def _refuse_what_is_no_image(partial: Partial) -> None:
         return
 
 
+def make_room(node: Node, size: int, tell: Teller) -> None:
+    """Evict from this node's store until `size` more bytes fit. Raises NoSpace."""
+    limits = room.Limits(node.config.min_free, node.config.max_size)
+    try:
+        room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+    except NoSpace:
+        if not collect.drop_orphans(node.layout):
+            raise
+        room.make_room(node.layout, size, limits, lambda old: _evict(node, old, tell))
+
+
+def say_wait(tell: Teller, error: StageImageError, seconds: float) -> None:
+    """Say why a try failed, and when the next one comes."""
+    tell.say(f"{error.message}; trying again in {seconds:.0f} s")
+
+
 def _evict(node: Node, old: room.Evictable, tell: Teller) -> None:
     freed = collect.evict(node.layout, old.digest)
     tell.say(f"evicted {old.digest.hex[:12]}, unused, to make room ({room.show_bytes(freed)})")
 
 
-def _trace_point(environ: dict[str, str]) -> Callable[[str], None]:
+def trace_point(environ: dict[str, str]) -> Callable[[str], None]:
     """Return what happens at named points: nothing, or what a test asked for (death, or a stop until SIGCONT)."""
     asked = {"STAGE_IMAGE_TEST_CRASH_AT": signal.SIGKILL, "STAGE_IMAGE_TEST_STOP_AT": signal.SIGSTOP}
     signals = {environ[name]: number for name, number in asked.items() if name in environ}

@@ -2,74 +2,91 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stager import variants
 from stager.assembly import Assembly
+from stager.cli.fetching import make_room, say_wait, trace_point
 from stager.conversions import Conversions
-from stager.errors import StageImageError
 from stager.image_names import parse as parse_name
-from stager.reference import REGISTRIES
+from stager.leading import BEAT_SECONDS
+from stager.reference import REGISTRIES, Digest
+from stager.retry import RetryPolicy
+from stager.store import segments
 from stager.store.blobs import Blobs
-from stager.variants import CONVERTED
+from stager.store.partial import Partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
+    from stager.assembly import Converter, Memory
     from stager.cli.node import Node
     from stager.cluster import ClusterStaging
     from stager.config import Config
-    from stager.interfaces import Source, Stream
+    from stager.interfaces import Source, Stream, Teller
     from stager.layers import Options
     from stager.oci import ContainerConfig, ContainerOrigin, Descriptor, Manifest
-    from stager.reference import Digest, Reference
-    from stager.retry import RetryPolicy
+    from stager.reference import Reference
     from stager.sources.registry.settings import RegistrySettings
     from stager.store.blob_reading import Growing
-    from stager.store.images import StagedImage
-    from stager.store.partial import Partial
     from stager.transfer import Transfer
 
-__all__ = ["CONVERTED", "assembly", "container_origin", "source"]
 
-
-def assembly(  # noqa: PLR0913 - whom, what, where to, and what is shared with others
-    node: Node,
-    reference: Reference,
-    copy: Partial,
-    *,
-    policy: RetryPolicy,
-    room: Callable[[int], None],
-    on_wait: Callable[[StageImageError, float], None],
-    cluster: ClusterStaging | None,
-    trace: Callable[[str], None],
+def assembly(
+    node: Node, reference: Reference, copy: Partial, tell: Teller, *, cluster: ClusterStaging | None
 ) -> Transfer:
     """Return what makes the image of a container's reference."""
-    config = node.config
-    tiers = (node.layout, *node.tiers)
+    memory = Conversions(node.layout, node.tiers, cluster)
+    return _assembly(node, reference, copy, tell, (Squashing(node.config), memory))
 
-    def lookup(digest: Digest) -> StagedImage | None:
-        from stager.store import images
 
-        return next((image for layout in tiers if (image := images.lookup(layout, digest)) is not None), None)
+def convert(node: Node, reference: Reference, dest: str, options: Options, tell: Teller) -> Converted:
+    """Convert a container image into `dest`, a new or empty file, which is complete and flushed when this returns.
 
+    The store gets its layers, and nothing else. Raises StageImageError, OSError.
+    """
+    blobs, converter = Blobs(node.layout), Squashing(node.config, options)
+    with blobs.work_folder(allow_unsafe=node.config.allow_unsafe_store) as folder:
+        copy = Partial(f"{folder}/copy")
+        making = _assembly(node, reference, copy, tell, (converter, _Oblivion()))
+        try:
+            with _Shown(making, tell):
+                making.run()
+            digest, size = copy.digest(), copy.size or 0
+            _copy(copy, dest)
+        finally:
+            copy.close()
+    return Converted(digest, size, Digest(copy.validators.etag), converter.parameters)
+
+
+def _copy(made: Partial, dest: str) -> None:
+    fd = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(fd, "wb") as file:
+        file.writelines(segments.blocks(made.fileno(), 0, made.size or 0))
+        file.flush()
+        os.fsync(fd)
+
+
+def _assembly(node: Node, reference: Reference, copy: Partial, tell: Teller, by: tuple[Converter, Memory]) -> Assembly:
+    config, trace = node.config, trace_point(node.environ)
     return Assembly(
         origin=_LateOrigin(lambda: container_origin(node, reference)),
         partial=copy,
-        policy=policy,
+        policy=RetryPolicy(deadline=config.deadline),
         clock=node.clock,
         blobs=Blobs(node.layout, trace),
-        converter=Squashing(config),
-        memory=Conversions(node.layout, node.tiers, cluster),
-        lookup=lookup,
+        converter=by[0],
+        memory=by[1],
         streams=config.connections,
         patience=config.deadline + 2 * config.stall_timeout,
         allow_unsafe=config.allow_unsafe_store,
-        room=room,
-        on_wait=on_wait,
+        room=lambda size: make_room(node, size, tell),
+        on_wait=lambda error, seconds: say_wait(tell, error, seconds),
         trace=trace,
     )
 
@@ -104,9 +121,10 @@ def source(node: Node, reference: Reference) -> Source:
         name = parse_name(reference.location.partition("://")[2])
         return OrasSource(name, platform, registry_settings(node, name.host))
     from stager.sources.library import LibrarySource
+    from stager.sources.library_settings import LibrarySettings, parse
 
-    library = node.config.library
-    return LibrarySource(reference.location, platform, node.http_settings, library=library, environ=node.environ)
+    settings = LibrarySettings(node.http_settings, node.config.library, node.environ)
+    return LibrarySource(parse(reference.location), platform, settings)
 
 
 def registry_settings(node: Node, host: str) -> RegistrySettings:
@@ -125,18 +143,31 @@ def registry_settings(node: Node, host: str) -> RegistrySettings:
     )
 
 
-class Squashing:
-    """A Converter: layers to a squashfs, as the settings say; what does that is imported when it is needed."""
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What came of a conversion: a file's digest and size in bytes, of which manifest or index, by what parameters."""
 
-    def __init__(self, config: Config) -> None:
+    digest: Digest
+    size: int
+    manifest: Digest
+    parameters: str
+
+
+class Squashing:
+    """A Converter: layers to a squashfs, as the settings or `options` say; imports what does that when it is needed."""
+
+    def __init__(self, config: Config, options: Options | None = None) -> None:
         self._config = config
+        self._options = options
 
     @cached_property
     def options(self) -> Options:
         """How to convert."""
         from stager.layers import Options
 
-        return Options(compression=self._config.convert_compression, level=self._config.convert_level or None)
+        return self._options or Options(
+            compression=self._config.convert_compression, level=self._config.convert_level or None
+        )
 
     @cached_property
     def parameters(self) -> str:
@@ -165,6 +196,36 @@ class Squashing:
         from stager import layers
 
         layers.write(indexes, open_layer, dest, self.options, config=config, progress=progress, check=check)
+
+
+class _Oblivion:
+    """A Memory of nothing."""
+
+    def recall(self, name: str) -> None:
+        return None
+
+    def remember(self, name: str, digest: Digest) -> None:
+        return None
+
+
+class _Shown:
+    """Shows how far a transfer is, for a context: where no leader's heartbeat does."""
+
+    def __init__(self, transfer: Transfer, tell: Teller) -> None:
+        self._transfer, self._tell, self._end = transfer, tell, threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._tell.close()
+
+    def _show(self) -> None:
+        while not self._end.wait(BEAT_SECONDS):
+            self._tell.progress(self._transfer.phase, *self._transfer.progress)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ The page cache outlives a killed process but not a power loss, so `progress` cou
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -103,14 +104,26 @@ class Partial:
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
 
     def take(self, made: str, validators: Validators, origin: str, *, private: bool) -> None:
-        """Be, all of it, the file `made` of this user's on the same file system, which moves here; else as `begin`."""
-        size = os.lstat(made).st_size
-        self.begin(replace(validators, size=size), size, origin, private=private)
-        with self._lock:
-            os.rename(made, self.path)
-            taken = os.open(self.path, FLAGS | os.O_RDWR)
-            os.dup2(taken, self._data, inheritable=False)
+        """Be, all of it, the file `made` of this user's, which moves here; else as `begin`."""
+        taken = os.open(made, FLAGS | os.O_RDWR)
+        try:
+            size = os.fstat(taken).st_size
+            self.begin(replace(validators, size=size), size, origin, private=private)
+            self._take(made, taken, size)
+        finally:
             os.close(taken)
+
+    def _take(self, made: str, taken: int, size: int) -> None:
+        try:
+            os.rename(made, self.path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            for block in segments.blocks(taken, 0, size):  # a copy that all nodes see; `made` is on local disk
+                self.write(self.segments[0], block)
+            return
+        with self._lock:
+            os.dup2(taken, self._data, inheritable=False)
             self._replace_segments([Segment(0, size, size)])
 
     def write(self, segment: Segment, chunk: bytes) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from stager.store.blob_reading import Growing
+    from stager.store.images import StagedImage
 
 PIECE = 100
 
@@ -152,9 +153,11 @@ class FakeMemory:
     """Fulfils `stager.assembly.Memory`."""
 
     known: dict[str, Digest] = field(default_factory=dict)
+    staged: dict[str, StagedImage] = field(default_factory=dict)
 
-    def recall(self, name: str) -> Digest | None:
-        return self.known.get(name)
+    def recall(self, name: str) -> StagedImage | None:
+        digest = self.known.get(name)
+        return self.staged.get(digest.hex) if digest is not None else None
 
     def remember(self, name: str, digest: Digest) -> None:
         self.known[name] = digest

@@ -47,7 +47,6 @@ class Scene:
     converter: FakeConverter = field(default_factory=FakeConverter)
     memory: FakeMemory = field(default_factory=FakeMemory)
     clock: FakeClock = field(default_factory=FakeClock)
-    staged: dict[str, StagedImage] = field(default_factory=dict)
     waits: list[str] = field(default_factory=list)
     rooms: list[int] = field(default_factory=list)
     number: int = 0
@@ -65,7 +64,6 @@ class Scene:
             "blobs": Blobs(Layout(self.root)),
             "converter": self.converter,
             "memory": self.memory,
-            "lookup": lambda digest: self.staged.get(digest.hex),
             "room": self.rooms.append,
             "on_wait": lambda error, _seconds: self.waits.append(error.message),
         }
@@ -156,7 +154,7 @@ def test_what_was_converted_before_is_found(scene: Scene) -> None:
     copy = scene.copy()
     assert scene.of(copy).run()
     image = image_of(copy.digest())
-    scene.staged[image.digest.hex] = image
+    scene.memory.staged[image.digest.hex] = image
     again = scene.copy()
     it = scene.of(again)
     assert it.run() is False
