@@ -19,6 +19,7 @@ LAYERS = {
     1: {
         "interfaces",
         "oci",
+        "trailer",
         "config",
         "registry_setting",
         "settings",
