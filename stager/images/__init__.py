@@ -1,6 +1,7 @@
 """Image formats: SIF, squashfs and EROFS, told apart by content and never by name.
 
-Only headers are read: at most `READ_LIMIT` bytes of a file, wherever its offsets point.
+Only headers are read: at most `READ_LIMIT` bytes of a file, wherever its offsets point; and of a squashfs that was made
+of a container image, what `stager.trailer` has behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from stager.errors import DamagedImage, NotAnImage
 from stager.images import erofs, sif, squashfs
 from stager.images.extent import Extent
 from stager.interfaces import ImageInfo, Partition
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stager.oci import ContainerConfig
 
 HEAD = 4096
 """Bytes read from the start of a file and of a root partition; holds every superblock there is."""
@@ -34,7 +39,21 @@ def recognise(fd: int, size: int) -> ImageInfo:
         what, hint = _foreign(image, head)
         raise NotAnImage(f"this is {what}, not a SIF, squashfs or EROFS image", hint=hint)
     kind, compression = found
-    return ImageInfo(kind, size, compression, Partition(0, size, kind, primary=True))
+    config = _config(fd, head, size) if kind == "squashfs" else None
+    return ImageInfo(kind, size, compression, Partition(0, size, kind, primary=True), config=config)
+
+
+def _config(fd: int, head: bytes, size: int) -> ContainerConfig | None:
+    """Return what stands behind the squashfs of a container, if anything does; a broken one is none: it mounts."""
+    used = squashfs.used(head)
+    if size < used + -used % squashfs.PADDING + squashfs.PADDING:
+        return None
+    from stager.trailer import read
+
+    try:
+        return read(fd, used)
+    except DamagedImage:
+        return None
 
 
 def _recognise_sif(image: Extent, head: bytes) -> ImageInfo:

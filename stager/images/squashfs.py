@@ -72,10 +72,9 @@ def compression(extent: Extent, head: bytes) -> str | None:
     return COMPRESSION[superblock.compression]
 
 
-def end(head: bytes) -> int:
-    """Return where the sound squashfs ends whose first bytes are `head`, with the padding that its makers give it."""
-    used = _Superblock._make(_SUPERBLOCK.unpack_from(head)).bytes_used
-    return used + -used % PADDING
+def used(head: bytes) -> int:
+    """Return how many bytes the sound squashfs has whose first ones are `head`, without what pads the file."""
+    return _Superblock._make(_SUPERBLOCK.unpack_from(head)).bytes_used
 
 
 def _check(superblock: _Superblock) -> None:
