@@ -28,13 +28,20 @@ _HOSTILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.ENODEV, 
 
 def own_folder(path: str) -> None:
     """Make a directory that is closed to everybody else. What is no directory of ours there is removed first."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode) or not _is_ours(status):
-            files.discard_tree(path)
+    for _ in range(ATTEMPTS):
+        try:
             os.mkdir(path, 0o700)
+        except FileExistsError:
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                continue  # somebody has just removed his own
+            if stat.S_ISDIR(status.st_mode) and _is_ours(status):
+                return
+            files.discard_tree(path)
+        else:
+            return
+    raise OSError(errno.EBUSY, "it keeps being removed or replaced", path)
 
 
 def top_folder(path: str) -> None:

@@ -9,6 +9,8 @@ import sys
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from random import Random
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +22,8 @@ from tests.support.within import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from stager.store.blob_hold import Hold
 
 ROOT = Path(__file__).parents[2]
 CROWD = 6
@@ -178,3 +182,65 @@ def test_a_stopped_holder_keeps_it_and_a_dead_one_does_not(players: list[Player]
     assert blobs.drop(DIGEST) == SIZE
     assert players[2].does("hold") == "none"
     assert players[2].does("claim") == "0"
+
+
+LIVES, DEEDS, DEADLY = 30, 60, 0.02
+"""Processes in the storm, of which four live at a time; what each does; how likely a named point is its last."""
+
+
+def live(blobs: Blobs, fate: Random) -> None:
+    """Do at random what processes do with a layer; whatever is found must be right."""
+    hold: Hold | None = None
+    for _ in range(DEEDS):
+        deed = fate.randrange(5)
+        if deed == 0:
+            blobs.drop(DIGEST)
+        elif deed == 1:
+            for one in blobs.spare():
+                one.drop()
+        elif deed == 2 and hold is not None:
+            hold.close()
+            hold = None
+        elif deed == 2:
+            hold = blobs.hold(DIGEST, SIZE)
+        elif (copy := blobs.claim(DIGEST, SIZE, aside=deed == 3)) is not None:
+            with copy:
+                while not copy.complete and fate.random() < 0.8:
+                    copy.append(CONTENT[copy.held : copy.held + SIZE // 4])
+                if copy.complete:
+                    copy.commit().close()
+        if hold is not None:
+            with hold.open() as file:
+                assert file.read() == CONTENT
+
+
+def born(blobs: Blobs, seed: int) -> int:
+    """Start one that may be killed at any of the named points; return its process id."""
+    child = os.fork()
+    if child:
+        return child
+    fate, code = Random(seed), 1
+    try:
+        live(Blobs(blobs.layout, lambda _: os.kill(os.getpid(), SIGKILL) if fate.random() < DEADLY else None), fate)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def test_in_a_storm_of_claims_deaths_and_evictions_nothing_is_wrong_nor_left(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _fd: None)
+    ends, living = [], 0
+    for seed in range(LIVES):
+        born(blobs, seed)
+        living += 1
+        if living == 4 or seed == LIVES - 1:
+            for _ in range(living if seed == LIVES - 1 else 1):
+                ends.append(os.wait()[1])
+                living -= 1
+    assert {os.waitstatus_to_exitcode(status) for status in ends} <= {0, -SIGKILL}
+    for one in blobs.spare():
+        one.drop()
+    assert (blobs.all(), os.listdir(blobs.layout.blob_partials)) == ([], [])
