@@ -28,6 +28,7 @@ _INTERRUPTED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 _TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
 _PROXY_HINT = "check http_proxy, https_proxy and no_proxy in the environment"
+_HTTPS_HINT = "check whether that port serves https; for a registry without, there is the plain_http setting"
 _TLS_HINT = "if the site has a certificate authority of its own, name its file in the ca_file setting"
 
 
@@ -83,7 +84,7 @@ def _hopeless(host: str, error: Exception, causes: list[BaseException]) -> Stage
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return final(f"cannot trust {host}: {_reason(causes)}", _TLS_HINT)
     if any(isinstance(cause, ssl.SSLError) and not isinstance(cause, _INTERRUPTED) for cause in causes):
-        return final(f"cannot talk to {host}: {_reason(causes)}", "check whether that port serves https")
+        return final(f"cannot talk to {host}: {_reason(causes)}", _HTTPS_HINT)
     if isinstance(error, ValueError):
         return final(f"{host} has an address or sends headers that are not valid ({type(error).__name__})")
     if not isinstance(error, (requests.RequestException, HTTPError)):

@@ -240,9 +240,6 @@ def test_passwords(tmp_path: Path) -> None:
         with pytest.raises(AccessDenied, match=r"to ada \(\$APPTAINER_DOCKER_USERNAME\): 401") as caught:
             origin(registry, "some/image:1", settings({"HOME": "/nowhere", **wrong})).manifest()
         assert SECRET not in f"{caught.value.message} {caught.value.hint}"
-        assert manifest(
-            origin(registry, "some/image:1", settings({**environ, **wrong}), user="ada").__class__ and image
-        )
         with pytest.raises(AccessDenied, match="no credentials of the user bob"):
             origin(registry, "some/image:1", settings(environ), user="bob").manifest()
 
@@ -272,7 +269,7 @@ def test_refresh_tokens(tmp_path: Path) -> None:
         tokens.refresh["refresh-me"] = "ada"
         content = {"auths": {registry.host: {"auth": "MDAwMDogAA==", "identitytoken": "refresh-me"}}}
         image = origin(registry, "some/image:1", settings({"DOCKER_AUTH_CONFIG": json.dumps(content)}))
-        assert manifest(image)
+        manifest(image)
         assert [(asked.method, asked.fields["grant_type"]) for asked in tokens.asked] == [("POST", "refresh_token")]
 
 
@@ -294,9 +291,9 @@ def test_certificates_of_its_own(tmp_path: Path) -> None:
         folder = tmp_path / "certs.d" / registry.host
         folder.mkdir(parents=True)
         (folder / "ca.crt").write_text((tmp_path / "certificate.pem").read_text())
-        assert manifest(origin(registry, "some/image:1", settings(certificates=(str(tmp_path / "certs.d"),))))
+        manifest(origin(registry, "some/image:1", settings(certificates=(str(tmp_path / "certs.d"),))))
         trusting = RegistrySettings(http=HttpSettings(ca_file=certificate.file), environ={"HOME": "/nowhere"})
-        assert manifest(origin(registry, "some/image:1", trusting))
+        manifest(origin(registry, "some/image:1", trusting))
 
 
 @pytest.mark.needs("nginx")

@@ -38,7 +38,12 @@ class Credential:
     @property
     def basic(self) -> str:
         """The header for basic authentication (RFC 7617), in UTF-8."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.secret}".encode()).decode()
+        text = f"{self.user}:{self.secret}"
+        try:
+            data = text.encode("utf-8", "surrogateescape")  # as the environment has it
+        except UnicodeEncodeError:
+            data = text.encode("utf-8", "replace")  # as JSON may have it
+        return f"Basic {base64.b64encode(data).decode()}"
 
 
 class AuthFile:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
 from stager.clock import SystemClock
-from stager.errors import DamagedImage, NotFound, StageImageError
+from stager.errors import DamagedImage, NotFound, OriginUnavailable, StageImageError
 from stager.oci import INDEXES, MANIFEST_MAX, MANIFESTS, Manifest, choose, is_index, read_manifest
 from stager.reference import Digest
 from stager.sources.mirrors import MirrorStream, RecentFailures
@@ -62,21 +62,26 @@ class Contents:
         stream = open_blob(server, descriptor, start, end)
         if server is self._origin:
             return stream
-        return _Delivery(stream, server.name, self._memory, lambda: self._note(descriptor, server.name))
+        return _Delivery(stream, server.name, self._memory, lambda: self._note(descriptor, server, end))
 
-    def _note(self, descriptor: Descriptor, name: str) -> None:
-        self._delivered[descriptor.digest] = name
+    def _note(self, descriptor: Descriptor, server: Server, end: int | None) -> None:
+        if end is None:
+            self._delivered[descriptor.digest] = server.name
 
     def _in_turn(self, ask: Callable[[Server], T]) -> T:
-        errors: dict[str, StageImageError] = {}
+        ours: StageImageError = NotFound("nobody was asked")
+        others: list[StageImageError] = []
         for server in sorted((*self._mirrors, self._origin), key=lambda server: self._memory.failed(server.name)):
             try:
                 return ask(server)
             except StageImageError as error:
-                if not isinstance(error, NotFound):
+                if isinstance(error, OriginUnavailable | DamagedImage):
                     self._memory.remember(server.name)
-                errors[server.name] = error
-        raise _summary(errors.pop(self._origin.name), errors.values())
+                if server is self._origin:
+                    ours = error
+                else:
+                    others.append(error)
+        raise _summary(ours, others)
 
     def _manifest_at(self, server: Server, unless: str) -> Manifest | None:
         if unless and self._head_says(server, unless):

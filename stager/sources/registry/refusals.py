@@ -12,6 +12,7 @@ from http.client import responses
 from typing import TYPE_CHECKING
 
 from stager.errors import AccessDenied, NotFound, OriginUnavailable, StageImageError
+from stager.image_names import HUB, HUB_SERVER
 from stager.sources.failures import PASSING
 from stager.sources.headers import retry_after
 
@@ -41,22 +42,25 @@ class Complaint:
 class Asker:
     """Who asked whom for what: `host` and `subject` for people.
 
-    `user` and `found`, which tells where the credentials come from, are empty for anonymous questions.
+    `user` and `found`, which tells where the credentials come from, are empty for anonymous questions. `account`: the
+    server at which one logs in, if it is another.
     """
 
     host: str
     subject: str
     user: str = ""
     found: str = ""
+    account: str = ""
 
     def __str__(self) -> str:
-        return f"{self.user} ({self.found})" if self.found else "anonymous users"
+        found = f"({self.found})"
+        return " ".join(filter(None, (printable(self.user), found))) if self.found else "anonymous users"
 
     @property
     def login(self) -> str:
         """What to do to be somebody."""
-        host = "" if self.host == "registry-1.docker.io" else f" {self.host}"
-        return f"`docker login{host}` or `podman login{host or ' docker.io'}`"
+        host = self.account or self.host
+        return f"`docker login {HUB if host == HUB_SERVER else host}`"
 
 
 def complaints(body: bytes) -> list[Complaint]:

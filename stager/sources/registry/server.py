@@ -84,7 +84,7 @@ class Server:
         return Asker(self.name, subject, credential.user if credential else "", credential.found if credential else "")
 
     def _fetch(self, challenge: Challenge, credential: Credential | None) -> Token:
-        wanted = Wanted(self.name, self._image.repository, self._image.repository, self._url().startswith("http:"))
+        wanted = Wanted(self.name, self._image.repository, self._url().startswith("http:"))
         return wanted.fetch(challenge, credential, self._settings)
 
     def _url(self) -> str:

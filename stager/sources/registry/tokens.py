@@ -31,8 +31,8 @@ LIFETIME = 60.0
 CLIENT = "stage-image"
 
 _URL = re.compile(r"[!-~]{1,2048}")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""b64token of RFC 6750, 2.1."""
+_TOKEN = re.compile(r"[!-~]+")
+"""More than the b64token of RFC 6750, 2.1, but nothing that could be a header of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,17 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which token: of the service at `realm`, for `host`'s `repository`, which may be plain http only if `plain`."""
+    """Which token: of the service at `realm`, for `host`'s `repository`. It may be had without TLS only if `plain`."""
 
     host: str
     repository: str
-    subject: str
     plain: bool = False
 
     def fetch(self, challenge: Challenge, credential: Credential | None, settings: RegistrySettings) -> Token:
         """Ask for a token, once. Raises what ContainerOrigin.manifest raises."""
         realm = self._checked(challenge.parameters.get("realm", ""))
-        asker = Asker(
-            host_of(realm), f"a token for {self.subject}", credential.user if credential else "", _found(credential)
-        )
+        user, found = (credential.user, credential.found) if credential else ("", "")
+        asker = Asker(host_of(realm), f"a token for {self.repository}", user, found, self.host)
         asked = time.monotonic()
         with ExitStack() as stack:
             if credential and credential.identity:
@@ -94,7 +92,7 @@ class Wanted:
         fields = [*parse_qsl(parts.query, keep_blank_values=True), *self._fields(challenge)]
         if credential:
             fields.append(("account", credential.user))
-        return urlunsplit(parts._replace(query=urlencode(fields)))
+        return urlunsplit(parts._replace(query=urlencode(fields, errors="replace")))
 
     def _form(self, challenge: Challenge, credential: Credential) -> dict[str, str]:
         fields = dict(self._fields(challenge))
@@ -105,10 +103,6 @@ class Wanted:
 
 def _basic(credential: Credential | None) -> str:
     return credential.basic if credential else ""
-
-
-def _found(credential: Credential | None) -> str:
-    return credential.found if credential else ""
 
 
 def _token(body: bytes, asked: float, host: str) -> Token:
