@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import os
 import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
 from stager.errors import DamagedImage
-from tests.support.image_factory import minimal_squashfs, recognised
+from stager.images import recognise
+from stager.oci import ContainerConfig
+from stager.trailer import pack
+from tests.support.image_factory import in_memory, minimal_sif, minimal_squashfs, recognised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ABSENT = b"\xff" * 8
 
@@ -82,3 +92,53 @@ def test_other_byte_orders_are_not_supported(start: bytes, what: str) -> None:
 def test_other_versions_are_not_supported(major: int, minor: int) -> None:
     with pytest.raises(DamagedImage, match=f"squashfs {major}.{minor} is not supported"):
         recognised(changed(28, struct.pack("<HH", major, minor)))
+
+
+CONFIG = ContainerConfig(env=("A=b",), entrypoint=("/bin/tool",), working_dir="/w", labels={"k": "v"})
+
+
+def padded(image: bytes) -> bytes:
+    return image + b"\0" * (-len(image) % 4096)
+
+
+@pytest.mark.parametrize("payload", [b"", b"x" * 3939, b"y" * 5000])
+def test_a_containers_configuration_stands_behind_the_image(payload: bytes) -> None:
+    image = padded(minimal_squashfs(payload))
+    info = recognised(image + pack(CONFIG))
+    assert info.config == CONFIG
+    assert replace(info, config=None, size=0, root=info.root) == replace(recognised(image), size=0, root=info.root)
+
+
+def test_an_image_without_one_is_read_as_before() -> None:
+    with in_memory(padded(minimal_squashfs())) as fd, mock.patch("stager.trailer.read") as read:
+        assert recognise(fd, os.fstat(fd).st_size).config is None
+    read.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda data: data[:4096].replace(b"stage-image", b"STAGE-image"),
+        lambda data: data.replace(b'"Env"', b'Env""'),
+        lambda data: data[:24] + b"\xff" * 8 + data[32:],
+        lambda data: data[:24] + struct.pack("<Q", 5000) + data[32:],
+        lambda data: data[:24] + struct.pack("<Q", 2) + b"[]" + data[34:],
+        lambda data: data[:24] + struct.pack("<Q", 4000) + b"[" * 4000 + data[4032:],
+    ],
+)
+def test_a_broken_configuration_is_none_and_the_image_is_sound(broken: Callable[[bytes], bytes]) -> None:
+    trailer = pack(CONFIG)
+    assert broken(trailer) != trailer
+    info = recognised(padded(minimal_squashfs()) + broken(trailer))
+    assert (info.format, info.config) == ("squashfs", None)
+
+
+def test_a_configuration_that_is_still_to_come_is_none() -> None:
+    image = padded(minimal_squashfs())
+    with in_memory(image) as fd:
+        assert recognise(fd, len(image) + 4096).config is None
+
+
+def test_the_file_system_in_a_sif_has_none() -> None:
+    info = recognised(minimal_sif(padded(minimal_squashfs()) + pack(CONFIG)))
+    assert (info.format, info.config) == ("sif", None)

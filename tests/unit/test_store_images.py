@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from stager import lease
 from stager.images import recognise
 from stager.interfaces import ImageInfo, Partition, Validators
 from stager.lease import Lease
+from stager.oci import ContainerConfig
 from stager.store import copies, files, images, repair
 from stager.store.partial import Partial
 from tests.support.fake_node import FakeNode, digest_of, fake_node, version
@@ -329,3 +331,64 @@ def test_use_is_told_by_leases(node: FakeNode) -> None:
     lease.living(folder)
     assert images.last_used(node.layout, DIGEST) == 1000, "collecting is not using"
     assert images.last_used(node.layout, digest_of(version(9))) == 0
+
+
+MADE = replace(
+    INFO, config=ContainerConfig(env=("A=b",), cmd=("x", "\udcff"), labels={"k": "v"}, platform="linux/arm64")
+)
+
+
+def publish_info(node: FakeNode, info: ImageInfo) -> StagedImage:
+    copy = fetched(node)
+    image = images.publish(node.layout, copy.path, DIGEST, info, origin="docker://host/x:1", private=False)
+    copy.discard()
+    return image
+
+
+def test_what_a_container_wants_is_kept_beside_it(node: FakeNode) -> None:
+    image = publish_info(node, MADE)
+    assert images.lookup(node.layout, DIGEST) == image
+    assert image.info.config == MADE.config
+    found = images.mend(node.layout, DIGEST, image.path, MADE)
+    assert found.info.config == MADE.config
+
+
+def test_other_images_have_nothing_of_that_in_their_records(node: FakeNode) -> None:
+    publish(node)
+    with open(node.layout.sidecar(DIGEST), encoding="ascii") as file:
+        assert "config" not in json.load(file)["info"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [None, 1, "x", [], {}, {"Env": 1}, {"Env": ["no", 1, "A=b\0"], "Cmd": {"a": 1}, "Labels": [1], "User": [], "x": 1}],
+)
+def test_a_configuration_of_the_wrong_shape_is_as_good_as_none(node: FakeNode, config: object) -> None:
+    image = publish_info(node, MADE)
+    with open(node.layout.sidecar(DIGEST), encoding="ascii") as file:
+        record = json.load(file)
+    record["info"]["config"] = config
+    files.write_text(node.layout.sidecar(DIGEST), json.dumps(record))
+    found = images.lookup(node.layout, DIGEST)
+    assert found is not None
+    assert found.path == image.path
+    assert found.info.config in (None, ContainerConfig())
+
+
+@pytest.mark.parametrize(("labels", "env"), [(1_000_000, 0), (0, 1_000_000)])
+def test_a_configuration_too_large_for_a_record_loses_its_labels_or_goes(node: FakeNode, labels: int, env: int) -> None:
+    config = ContainerConfig(env=("A=" + "e" * env,), labels={"k": "l" * labels})
+    image = publish_info(node, replace(INFO, config=config))
+    found = images.lookup(node.layout, DIGEST)
+    assert found is not None
+    assert found.path == image.path
+    assert found.info.config == (ContainerConfig(env=("A=",)) if labels else None)
+
+
+def test_the_largest_configuration_that_is_kept_is_read(node: FakeNode) -> None:
+    room = images.LARGEST_CONFIG - len(json.dumps(ContainerConfig().describe()))
+    config = ContainerConfig(cmd=("",) * (room // 4))
+    publish_info(node, replace(INFO, config=config))
+    found = images.lookup(node.layout, DIGEST)
+    assert found is not None
+    assert found.info.config == config
