@@ -6,7 +6,7 @@ What the layers mean together is the OCI image specification's layer.md, read as
 """
 
 from stager.layers.entry import LayerIndex
-from stager.layers.index import index
+from stager.layers.reading import index
 from stager.layers.options import Limits, Options
 from stager.layers.write import parameters, write
 

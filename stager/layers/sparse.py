@@ -42,7 +42,9 @@ def _numbers(field: bytes, number: Callable[[bytes], int]) -> list[int]:
     return found
 
 
-def pax(found: Mapping[bytes, bytes], pairs: Sequence[bytes], stored: int, stream: Expanded, count: Count) -> Content:
+def pax(
+    found: Mapping[bytes, bytes], pairs: Sequence[bytes], stored: int, stream: Expanded, *, count: Count
+) -> Content:
     """Return the content of a member whose pax header says that it is sparse. Raises DamagedImage.
 
     `pairs` are the values of GNU.sparse.offset and GNU.sparse.numbytes, in their order.

@@ -198,7 +198,7 @@ class Reading:
         elif kind not in _FILES:
             _unknown(kind)
         elif b"GNU.sparse.size" in self._found or b"GNU.sparse.realsize" in self._found:
-            content = sparse.pax(self._found, self._pairs, size, self._stream, self.count)
+            content = sparse.pax(self._found, self._pairs, size, self._stream, count=self.count)
         else:
             content = Content(self._stream.position, size, size)
         self.layer.files += content.size
