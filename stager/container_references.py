@@ -12,9 +12,9 @@ from stager import image_names
 from stager.errors import InvalidReference
 from stager.reference import ON_DISK, REGISTRIES, Reference, absolute, divided, shown, split_pin
 
-_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::([0-9]{1,5}))?")
 LONGEST = 512
 """Characters of a library's reference without its pin; no service takes more than a part of that."""
 
@@ -46,26 +46,43 @@ def parse_container(scheme: str, text: str, cwd: str) -> Reference:
     return Reference(scheme, f"{scheme}://{image_names.parse(rest[2:])}")
 
 
-def _library(rest: str) -> Reference:
-    """`[host/]entity/collection/container[:tag]`, the latter alone being one of `library/default`.
+def library_parts(location: str) -> tuple[str, tuple[str, ...], str]:
+    """Return the host, the path's one to three components and the tag in `library://[host/]path[:tag]`.
 
-    Only before three other parts does the first name a host (github.com/sylabs/scs-library-client, ParseAmbiguous).
+    The host is empty for the library that is set, and so is a tag that is left out. A first component is a host if
+    three follow it, or if it has a dot or a colon and something follows: then scs-library-client takes it for one, and
+    no entity of the public library has a dot in its name. Raises InvalidReference.
     """
-    name, digest = split_pin(f"library://{rest}")
-    *front, last = name.removeprefix("library://").lstrip("/").split("/")
-    container, colon, tag = last.partition(":")
-    host = front.pop(0).lower() if len(front) == 3 else ""
-    parts = [*(front or ["library", "default"]), container]
-    if len(parts) > 3 or not all(map(_PART.fullmatch, parts)) or len(name) > LONGEST:
-        raise InvalidReference(
-            f"{shown(name.rpartition('@')[2])} is not the name of a library's image", hint=_LIBRARY_HINT
-        )
-    if host and not _HOST.fullmatch(host):
-        raise InvalidReference(f"{shown(host.rpartition('@')[2])} is not a host name", hint=_LIBRARY_HINT)
+    first, slash, others = location.partition("://")[2].lstrip("/").partition("/")
+    is_host = bool(slash) and (others.count("/") == 2 or any(c in first for c in ".:"))
+    rest = others if is_host else f"{first}{slash}{others}"
+    path, colon, tag = rest.partition(":")
+    parts = tuple(path.split("/"))
+    if len(parts) > 3 or not all(map(_PART.fullmatch, parts)) or len(location) > LONGEST:
+        raise InvalidReference(f"{_without_user(rest)} is not the name of a library's image", hint=_LIBRARY_HINT)
+    if is_host and not _is_host(first.lower()):
+        raise InvalidReference(f"{_without_user(first)} is not a host name", hint=_LIBRARY_HINT)
     if colon and not _TAG.fullmatch(tag):
         raise InvalidReference(f"{shown(tag)} is not a tag", hint=_LIBRARY_HINT)
+    return (first.lower() if is_host else ""), parts, tag
+
+
+def _library(rest: str) -> Reference:
+    location, digest = split_pin(f"library://{rest}")
+    host, parts, tag = library_parts(location)
+    if not host and len(parts) == 1:
+        parts = ("library", "default", *parts)  # as the service does
     where = "/".join([*([host] if host else []), *parts])
     return Reference("library", f"library://{where}:{tag or 'latest'}", digest)
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and (match[1] is None or 0 < int(match[1]) < 65536)
+
+
+def _without_user(text: str) -> str:
+    return shown(text.rpartition("@")[2])
 
 
 def _on_disk(scheme: str, rest: str, cwd: str) -> Reference:

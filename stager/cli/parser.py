@@ -19,6 +19,7 @@ VERBS = {
     "prefetch": "have images staged on many nodes, before any job wants them",
     "resolve": "show which image a reference means now, as a reference that always means it",
     "inspect": "show what an image is",
+    "convert": "make a squashfs file of a container image",
     "verify": "hash images again; mend or quarantine what is bad",
     "remove": "remove an image from the store",
     "prune": "evict unused images, longest unused first",
@@ -37,6 +38,7 @@ examples:
   IMG=$(stage-image https://example.org/tool.sif)      one download on this node, however many tasks ask
   srun stage-image exec /shared/tool.sqsh -- ./app     run on the mounted image
   stage-image https://example.org/tool.sif@sha256:…    only exactly this image
+  stage-image exec docker://ubuntu:24.04 -- ./app      the layers of a registry's image, made one file here
   stage-image status --watch                           how far each node of a cluster is
   stage-image prefetch /shared/tool.sqsh --nodes n1,n2 have it on these nodes, before any job wants it
   stage-image prune --max-size 100GiB                  keep the cache small

@@ -130,13 +130,10 @@ def _of_registry(node: Node, reference: Reference) -> Reference:
 
 
 def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> tuple[Digest, str]:
-    # Of several places, that of the staging knows which one answers; a claim is worth nothing but by the origin. A
-    # library has an interface of its own.
-    if reference.scheme != "library" and not any(
-        reference.location.startswith(beginning.rstrip("/")) for beginning in node.config.mirrors
-    ):
+    # Of several places, that of the staging knows which one answers; a claim is worth nothing but by the origin.
+    if not any(reference.location.startswith(beginning.rstrip("/")) for beginning in node.config.mirrors):
         with suppress(OriginUnavailable):  # which staging may outlast, or do without
-            found = _claimed(node, reference)
+            found = _of_library(node, reference) if reference.scheme == "library" else _claimed(node, reference)
             if found is not None:
                 return found
     given = {name: getattr(arguments, name, None) for name in SETTINGS}
@@ -144,6 +141,18 @@ def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> 
     # The pins of jobs and sessions are for those who run; whoever submits wants what is new, and on no other node.
     wish.freshness, wish.min_nodes = "always", "1"
     return obtain(wish, own=True, mode="none").image.digest, "staged"
+
+
+def _of_library(node: Node, reference: Reference) -> tuple[Digest, str] | None:
+    from stager.cli import registries
+    from stager.sources.library_settings import digest_in
+
+    stream = registries.source(node, reference).open(0, 1)
+    if stream is None:
+        return None
+    stream.close()
+    digest = digest_in(stream.validators.etag)
+    return (digest, "declared") if digest else None
 
 
 def _claimed(node: Node, reference: Reference) -> tuple[Digest, str] | None:

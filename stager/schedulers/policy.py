@@ -25,6 +25,7 @@ from urllib.parse import unquote_to_bytes
 
 from stager import image_names
 from stager import reference as references
+from stager.container_references import library_parts
 from stager.errors import AccessDenied, ConfigError, InvalidReference
 from stager.reference import ON_DISK, REGISTRIES
 
@@ -122,9 +123,8 @@ def _taken_apart(reference: Reference) -> tuple[str, tuple[str, ...]]:
         name = image_names.parse(reference.location.partition("://")[2])
         return f"{reference.scheme}://{name.host}", _parts(name.repository)
     if reference.scheme == "library":
-        *front, last = reference.location.partition("://")[2].split("/")
-        host = front.pop(0) if len(front) == 3 else ""
-        return f"library://{host}", (*front, last.partition(":")[0])
+        host, parts, _ = library_parts(reference.location)
+        return f"library://{host}", parts
     scheme, _, rest = reference.location.partition("?")[0].partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}", _parts(path)
@@ -136,6 +136,9 @@ def _parts(path: str) -> tuple[str, ...]:
 
 def _url_is_below(reference: Reference, prefixes: list[Prefix]) -> bool:
     origin, parts = _taken_apart(reference)
+    if reference.scheme == "library" and len(parts) < 3:
+        # Only the library knows what it puts before them.
+        return Prefix(origin, ()) in prefixes
     return any(
         one.origin == origin and _starts(parts, one) and _never_climbs("/".join(parts[len(one.parts) :]))
         for one in prefixes

@@ -275,13 +275,15 @@ HARMLESS = {"PATH", "HOME", "PWD", "_", "SHLVL", "OLDPWD"}
 @as_user()
 def test_a_prologue_stages_as_the_jobs_user(recorder: Recorder, tmp_path: Path) -> None:
     prologue = Path(shutil.copy(PROLOGUE, tmp_path))
-    (tmp_path / "job-images").write_text("# every job\n\nhttps://x.example/a.sif\n--store=/x\nnonsense\n/shared/b.sqsh")
+    (tmp_path / "job-images").write_text(
+        "# every job\n\nhttps://x.example/a.sif\n--store=/x\nnonsense\noci:c\n/shared/b.sqsh\noci:/c"
+    )
     environ = {"STAGE_IMAGE_BIN": recorder.path, "SECRET": "of root", "PATH": os.environ["PATH"]}
     command = [str(prologue), "12[3].host", USER, "nogroup", "name", "limits", "queue", "account"]
     done = subprocess.run(command, env=environ, capture_output=True, timeout=40, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    notes = recorder.await_notes(2)
-    assert [note[2] for note in notes] == ["/shared/b.sqsh", "https://x.example/a.sif"]
+    notes = recorder.await_notes(3)
+    assert [note[2] for note in notes] == ["/shared/b.sqsh", "https://x.example/a.sif", "oci:/c"]
     for user, session, _, found in notes:
         assert (user, found["PBS_JOBID"], found["HOME"]) == (USER, "12[3].host", pwd.getpwnam(USER).pw_dir)
         assert set(found) - HARMLESS == {"PBS_JOBID"}
@@ -331,6 +333,17 @@ def test_flux_has_the_image_staged_as_the_jobs_user(recorder: Recorder) -> None:
     assert set(environ) - HARMLESS == {"FLUX_JOB_ID"}
 
 
+IMAGES = ("docker://h.x:5000/a/b:1", "oras://h.x/a", "library://e/c/x", "oci:/a:b", "docker-archive:/a.tar:x/y:1")
+
+
+@as_user()
+@pytest.mark.parametrize("reference", IMAGES)
+def test_flux_and_pbs_have_images_of_registries_staged(recorder: Recorder, tmp_path: Path, reference: str) -> None:
+    flux(recorder, jobspec(reference))
+    pbs_hook(tmp_path, type=BEGIN, config=config(tmp_path, recorder.tools), job=job(reference))
+    assert [note[2] for note in recorder.await_notes(2)] == [reference] * 2
+
+
 @as_user()
 @pytest.mark.parametrize(
     "answer",
@@ -343,6 +356,7 @@ def test_flux_has_the_image_staged_as_the_jobs_user(recorder: Recorder) -> None:
         jobspec("/$(id)"),
         jobspec('/a"b'),
         jobspec("ftp://x"),
+        jobspec("oci:x"),
     ],
 )
 def test_flux_jobs_that_ask_for_nothing_sensible_start(recorder: Recorder, answer: str) -> None:
@@ -409,7 +423,9 @@ def test_pbs_starts_the_staging_as_the_jobs_user_and_does_not_wait(recorder: Rec
     assert session != os.getsid(0)
 
 
-@pytest.mark.parametrize("reference", ["--help", "a.sif", "/a b", "/a\n", "/$(id)", "ftp://x/y", "/" + "a" * 5000])
+@pytest.mark.parametrize(
+    "reference", ["--help", "a.sif", "/a b", "/a\n", "/$(id)", "ftp://x/y", "oci:x", "/" + "a" * 5000]
+)
 def test_pbs_logs_what_is_no_reference(recorder: Recorder, tmp_path: Path, reference: str) -> None:
     answer = pbs_hook(tmp_path, type=BEGIN, config=config(tmp_path, recorder.tools), job=job(reference))
     assert answer["log"] == ["stage-image: 12.host asks for what is no reference"]

@@ -132,8 +132,17 @@ def test_no_list(site: Site, shell: str) -> None:
 
 @pytest.mark.parametrize("shell", shells())
 def test_a_relative_path_is_refused(site: Site, shell: str) -> None:
-    site.lines("tool a.sqsh")
-    assert site.call(shell).returncode == 64
+    for reference in ("a.sqsh", "oci:a", "docker:a", "ftp://h/x"):
+        site.lines(f"tool {reference}")
+        assert site.call(shell).returncode == 64
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_images_of_registries_and_layouts(site: Site, shell: str) -> None:
+    program(site.tools / "stage-image", 'printf "%s\\n" "$2"')
+    for reference in ("docker://ubuntu:24.04", "oras://h.x/a", "library://e/c/x", "oci:/a:b", "docker-archive:/a.tar"):
+        site.lines(f"tool {reference}")
+        assert site.call(shell).stdout.decode() == f"{reference}\n"
 
 
 @pytest.mark.parametrize("shell", shells())

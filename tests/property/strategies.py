@@ -72,11 +72,17 @@ registry_texts = st.tuples(
     _tags,
     pins,
 ).map("".join)
-_library_parts = st.lists(
-    st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,5}[A-Za-z0-9])?", fullmatch=True), min_size=1, max_size=3
+_library_part = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,5}[A-Za-z0-9_])?", fullmatch=True)
+# Here, too, a dot in the first of several makes a host of it.
+_library_parts = st.lists(_library_part, max_size=2).flatmap(
+    lambda behind: st.builds(
+        lambda host, first: host + "/".join([first.replace(".", "-"), *behind]),
+        st.sampled_from(["", "l.x/", "L.example:8080/"]),
+        _library_part,
+    )
 )
 library_texts = st.tuples(
-    st.sampled_from(["library://", "Library://", "library:///"]), _library_parts.map("/".join), _tags, pins
+    st.sampled_from(["library://", "Library://", "library:///"]), _library_parts, _tags, pins
 ).map("".join)
 _no_colons = absolute_paths.map(lambda path: path.replace(":", ""))
 _names = st.from_regex(r"[A-Za-z0-9_.@-]{0,6}", fullmatch=True)

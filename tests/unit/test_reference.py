@@ -110,6 +110,7 @@ IMAGES = [
     *(("library://lolcow", "library://library/default/lolcow:latest"), ("library://a/b:1", "library://a/b:1")),
     *(("library://E/C/X_y:2.0-a", "library://E/C/X_y:2.0-a"), ("library:///e/c/x", "library://e/c/x:latest")),
     *(("library://Host.x:8080/e/c/x", "library://host.x:8080/e/c/x:latest"), ("oci:dir", "oci:/work/dir")),
+    *(("library://H.x/x", "library://h.x/x:latest"), ("library://E/c/d/x:1", "library://e/c/d/x:1")),
     *(("OCI:dir:tag", "oci:/work/dir:tag"), ("oci:/a/b:c:tag", "oci:/a/b:c:tag"), ("oci:/a/b:c:", "oci:/a/b:c:")),
     *(
         ("oci:/a//b/", "oci:/a/b"),

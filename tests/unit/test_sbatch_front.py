@@ -19,6 +19,7 @@ from stager.schedulers import hook, sbatch
 from stager.schedulers.sbatch import Component, Nodes
 from stager.schedulers.submit_options import full_name, in_help, takes_value
 from tests.support.image_factory import minimal_squashfs
+from tests.support.scripted_source import ScriptedSource, Version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -340,6 +341,15 @@ def test_resolving_says_how(text: str, answer: dict[str, str], capfd: pytest.Cap
     assert resolve_verb.run(argparse.Namespace(reference=text, retry=False, json=True)) == 0
     found = json.loads(capfd.readouterr().out)
     assert found == {"reference": found["reference"], **answer}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_library_says_which_file_it_is(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    source = ScriptedSource(Version(IMAGE, etag=f"sha256.{DIGEST}"))
+    monkeypatch.setattr(registries, "source", lambda node, reference: source)
+    assert resolve_verb.run(argparse.Namespace(reference="library://a/b/c", retry=False, json=False)) == 0
+    assert capfd.readouterr().out == f"library://a/b/c:latest@sha256:{DIGEST}\n"
+    assert (source.served, source.closed) == (0, 1)
 
 
 @pytest.mark.usefixtures("folder")

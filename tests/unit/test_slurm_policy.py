@@ -238,6 +238,7 @@ IMAGES_DENIED = [
     *("docker://other/ubuntu", "docker://ghcr.io/organisation/x", "docker://ghcr.io/x/org/y", "docker://ghcr.io/orga"),
     *("docker://quay.io/library/x", "oras://docker.io/library/x", "docker://h.x:5000/x", "oras://h.x/x"),
     *("oras://h.x:5001/x", "library://e/d/x", "library://ee/c/x", "library://e/x", "library://c/x", "library://x"),
+    *("library://l.x/e/x", "library://l.x/e", "library://l.x:80/e/c/x", "library://e/c"),
     *("library://l.x/d/c/x", "library://m.x/e/c/x", "https://docker.io/library/ubuntu", "/library/ubuntu"),
     *("docker://docker.io:443/library/x", "docker://docker.io.evil.x/library/x"),
 ]
@@ -299,6 +300,8 @@ def test_all_of_a_registry_or_library_may_be_allowed() -> None:
     policy.check(parse("library://c"), ("library://",))
     with pytest.raises(AccessDenied):
         policy.check(parse("library://l.x/a/b/c"), ("library://",))
+    with pytest.raises(AccessDenied):
+        policy.check(parse("library://l.x/b/c"), ("library://",))
 
 
 def test_layouts_and_archives_are_files(apps: Path) -> None:
