@@ -42,9 +42,9 @@ class Hold:
 
     def close(self) -> None:
         """Let go of the blob; may be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self

@@ -40,6 +40,7 @@ class BlobPartial:
         self.folder, self.digest, self.size = folder, digest, size
         self._fd, self._final, self._trace = fd, final, trace
         self._open, self._sealed = True, False
+        self._hold: Hold | None = None
         self._growth = Growth(0)
         self._adopt()
 
@@ -70,8 +71,16 @@ class BlobPartial:
         self._write_state()
 
     def follow(self) -> Growing:
-        """Return a file that reads the blob from the start on, in another thread, as it comes."""
-        return Growing(self._fd, self._growth)
+        """Return a file that reads the blob from the start on, in another thread, as it comes.
+
+        Once it was given up, this raises what reading would: by then the descriptor's number may be another file's.
+        """
+        with self._growth.changed:
+            if self._hold is not None:
+                return self._hold.follow()
+            if not self._open:
+                raise self._growth.error or LeaderLost(f"the blob {self.digest} was given up")
+            return Growing(self._fd, self._growth)
 
     def fail(self, error: BaseException) -> None:
         """Let those who follow fail with `error`. What is held stays."""
@@ -81,6 +90,8 @@ class BlobPartial:
         """Make what is held survive a power loss; from another thread, too."""
         with self._growth.changed:
             held, version = self._growth.held, self._growth.version
+            if self._sealed:
+                return
         os.fdatasync(self._fd)
         aside = files.write_aside(self._state, _state(held), 0o600, durable=True)
         with self._growth.changed:
@@ -103,11 +114,12 @@ class BlobPartial:
         self._trace("renamed")
         files.sync_directory(os.path.dirname(self._final))
         blob_files.remove(self.folder)
-        self._open = False
         blob_files.lock(self._fd, fcntl.LOCK_SH)  # the lock of him who fills becomes that of him who reads
+        with self._growth.changed:
+            self._open, self._hold = False, Hold(self._fd, self._final, self.digest, self.size)
         self._growth.finish()
         self._trace("committed")
-        return Hold(self._fd, self._final, self.digest, self.size)
+        return self._hold
 
     def close(self) -> None:
         """Let go of it: what is held is for whoever goes on. May be called twice, and after `commit`."""

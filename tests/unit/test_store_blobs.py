@@ -380,6 +380,20 @@ class TestFollowing:
             old.close()
             old.close()
 
+    def test_who_follows_late_reads_what_was_committed_or_is_told_why_there_is_nothing(self, blobs: Blobs) -> None:
+        failed, committed = claimed(blobs, aside=True), claimed(blobs)
+        failed.fail(OriginUnavailable("it went away"))
+        failed.close()
+        failed.sync()
+        with pytest.raises(OriginUnavailable):
+            failed.follow()
+        committed.append(CONTENT)
+        hold = committed.commit()
+        with committed.follow() as file, hold:
+            assert file.read(SIZE) == CONTENT
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            committed.follow()
+
     def test_a_file_that_somebody_cut_is_an_error_and_no_end(self, blobs: Blobs) -> None:
         path = kept(blobs)
         hold = blobs.hold(DIGEST, SIZE)
