@@ -65,19 +65,24 @@ class Memory(Protocol):
     def recall(self, name: str) -> StagedImage | None:
         """Return what came of one, if it is still staged where this node sees it."""
 
-    def remember(self, name: str, digest: Digest) -> None:
-        """Keep what came of one. Failing to do so is no failure."""
+    def remember(self, name: str, digest: Digest, manifest: Manifest) -> None:
+        """Keep what came of one, and of which manifest. Failing to do so is no failure."""
+
+    def pinned(self) -> Digest | None:
+        """Return what the reference meant, an index or a manifest, when the job was pinned; None if nobody knows."""
 
 
 @dataclass(slots=True)
 class Assembly:
     """One image on its way; see the module, and Transfer for what is not told here.
 
-    `streams` limits the connections at a time, `patience` is the seconds for which another process may hold a layer
-    without a byte. `allow_unsafe`: convert on a network file system, too.
+    `at` gives the origin of exactly one index or manifest: a job whose tag has moved meanwhile still gets its image, as
+    registries keep what a tag has meant. `streams` limits the connections at a time, `patience` is the seconds for
+    which another process may hold a layer without a byte. `allow_unsafe`: convert on a network file system, too.
     """
 
     origin: ContainerOrigin
+    at: Callable[[Digest], ContainerOrigin]
     partial: Partial
     policy: RetryPolicy
     clock: Clock
@@ -118,6 +123,9 @@ class Assembly:
 
     def run(self, unless: Validators | None = None) -> bool:
         """As Transfer.run; also raises ConverterMissing, ImageRefused."""
+        pinned = self.memory.pinned()
+        if pinned is not None:
+            self.origin = self.at(pinned)
         manifest = self._retry(lambda: self.origin.manifest(unless.etag if unless is not None else ""))
         if manifest is None:
             return False
@@ -132,7 +140,7 @@ class Assembly:
         self._make(manifest)
         if self.on_begin is not None:
             self.on_begin()
-        self.memory.remember(name, self.partial.digest())
+        self.memory.remember(name, self.partial.digest(), manifest)
         return True
 
     def is_current(self, version: Validators) -> bool:

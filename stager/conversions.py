@@ -10,16 +10,20 @@ from stager.reference import Digest
 from stager.store import files, images
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stager.cluster import ClusterStaging
     from stager.layout import Layout
+    from stager.oci import Manifest
     from stager.store.images import StagedImage
 
 
 @dataclass(frozen=True, slots=True)
 class Conversions:
-    """The memory of an Assembly. `tiers` are stores that are only read."""
+    """The memory of an Assembly. `tiers` are stores that are only read; `pin` tells what the job is pinned to."""
 
     layout: Layout
+    pin: Callable[[], Digest | None]
     tiers: tuple[Layout, ...] = ()
     cluster: ClusterStaging | None = None
 
@@ -37,15 +41,24 @@ class Conversions:
         found = (images.lookup(layout, digest) for layout in (self.layout, *self.tiers))
         return next((image for image in found if image is not None), None)
 
-    def remember(self, name: str, digest: Digest) -> None:
+    def remember(self, name: str, digest: Digest, manifest: Manifest) -> None:
         """As Memory.remember."""
-        try:
-            files.make_folders(f"{self.layout.root}/conversions")
-            files.write_record(self.layout.conversion(name), {"digest": str(digest)}, 0o644)
-        except OSError:
-            return  # the image is what matters; it is converted again at the worst
-        if self.cluster is not None:
-            self.cluster.remember_conversion(name, digest)
+        for key, value in ((name, digest), (digest.hex, manifest.top)):
+            try:
+                files.write_record(self.layout.conversion(key), {"digest": str(value)}, 0o644)
+            except OSError:
+                return  # the image is what matters; it is converted again at the worst
+            if self.cluster is not None:
+                self.cluster.remember_conversion(key, value)
+
+    def pinned(self) -> Digest | None:
+        """As Memory.pinned."""
+        image = self.pin()
+        if image is None:
+            return None
+        known = (_recorded(layout.conversion(image.hex)) for layout in (self.layout, *self.tiers))
+        found = next(filter(None, known), None)
+        return self.cluster.recall_conversion(image.hex) if found is None and self.cluster is not None else found
 
 
 def _recorded(path: str) -> Digest | None:

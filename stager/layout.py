@@ -5,7 +5,8 @@
 ├── images/sha256/ab/abcd…/    image.sif|.sqsh|.erofs, twin (hard link to it), image.json (what is known of it)
 ├── quarantine/                images which `verify` found bad
 ├── refs/<key>                 reference → digest, validators, time seen
-├── conversions/<name>         manifest of a container image and how it was converted → digest of what came of it
+├── conversions/<name>         manifest of a container image and how it was converted → digest of what came of it;
+│                              and that digest → the manifest, or the index that it was chosen from
 ├── partial/<key>/<owner>/     bytes in flight: data, state
 ├── blobs/                     layers of container images, each once; only where such images are staged
 │   ├── sha256/ab/abcd…        whole and verified; its mtime is its last use, a shared flock on it keeps it

@@ -14,9 +14,9 @@ from stager.cli.fetching import make_room, say_wait, trace_point
 from stager.conversions import Conversions
 from stager.image_names import parse as parse_name
 from stager.leading import BEAT_SECONDS
-from stager.reference import REGISTRIES, Digest
+from stager.reference import REGISTRIES, Digest, Reference
 from stager.retry import RetryPolicy
-from stager.store import segments
+from stager.store import memory, segments
 from stager.store.blobs import Blobs
 from stager.store.partial import Partial
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from stager.interfaces import Source, Stream, Teller
     from stager.layers import Options
     from stager.oci import ContainerConfig, ContainerOrigin, Descriptor, Manifest
-    from stager.reference import Reference
     from stager.sources.registry.settings import RegistrySettings
     from stager.store.blob_reading import Growing
     from stager.transfer import Transfer
@@ -41,8 +40,14 @@ def assembly(
     node: Node, reference: Reference, copy: Partial, tell: Teller, *, cluster: ClusterStaging | None
 ) -> Transfer:
     """Return what makes the image of a container's reference."""
-    memory = Conversions(node.layout, node.tiers, cluster)
-    return _assembly(node, reference, copy, tell, (Squashing(node.config), memory))
+
+    def pin() -> Digest | None:
+        if node.config.freshness == "always":
+            return None
+        return memory.read_pin(node.layout.pin(node.scope, reference.key), node.clock.now())
+
+    past = Conversions(node.layout, pin, node.tiers, cluster)
+    return _assembly(node, reference, copy, tell, (Squashing(node.config), past))
 
 
 def convert(node: Node, reference: Reference, dest: str, options: Options, tell: Teller) -> Converted:
@@ -76,6 +81,7 @@ def _assembly(node: Node, reference: Reference, copy: Partial, tell: Teller, by:
     config, trace = node.config, trace_point(node.environ)
     return Assembly(
         origin=_LateOrigin(lambda: container_origin(node, reference)),
+        at=lambda digest: _exactly(node, reference, digest),
         partial=copy,
         policy=RetryPolicy(deadline=config.deadline),
         clock=node.clock,
@@ -110,6 +116,13 @@ def container_origin(node: Node, reference: Reference) -> ContainerOrigin:
     from stager.sources.docker_archive import DockerArchiveOrigin
 
     return DockerArchiveOrigin(reference.path, reference.inner_name, platform)
+
+
+def _exactly(node: Node, reference: Reference, digest: Digest) -> ContainerOrigin:
+    if reference.scheme not in REGISTRIES:
+        return container_origin(node, reference)  # what lies in a file or directory has no past
+    name = f"{reference.location.partition('@sha256:')[0]}@{digest}"
+    return container_origin(node, Reference(reference.scheme, name))
 
 
 def source(node: Node, reference: Reference) -> Source:
@@ -204,7 +217,10 @@ class _Oblivion:
     def recall(self, name: str) -> None:
         return None
 
-    def remember(self, name: str, digest: Digest) -> None:
+    def remember(self, name: str, digest: Digest, manifest: Manifest) -> None:
+        return None
+
+    def pinned(self) -> None:
         return None
 
 

@@ -2,7 +2,7 @@
 
 /stage-image/<name>/<owner>/
 ├── stagings/<staging>          ephemeral: who coordinates it
-├── conversions/<xx>/<name>     the digest of what came of a container image; xx: the first two digits of the name
+├── conversions/<xx>/<name>     what came of a container image, and what that is of; xx: the name's first two digits
 ├── pins/<xx>/<scope>/<key>     a job's digest of a reference; xx: two hex digits of the scope's hash
 └── nodes/<host>                what a node's store holds
 

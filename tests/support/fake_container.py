@@ -154,10 +154,14 @@ class FakeMemory:
 
     known: dict[str, Digest] = field(default_factory=dict)
     staged: dict[str, StagedImage] = field(default_factory=dict)
+    pin: Digest | None = None
 
     def recall(self, name: str) -> StagedImage | None:
         digest = self.known.get(name)
         return self.staged.get(digest.hex) if digest is not None else None
 
-    def remember(self, name: str, digest: Digest) -> None:
+    def remember(self, name: str, digest: Digest, manifest: Manifest) -> None:
         self.known[name] = digest
+
+    def pinned(self) -> Digest | None:
+        return self.pin

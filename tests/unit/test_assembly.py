@@ -49,6 +49,7 @@ class Scene:
     clock: FakeClock = field(default_factory=FakeClock)
     waits: list[str] = field(default_factory=list)
     rooms: list[int] = field(default_factory=list)
+    past: dict[str, FakeContainer] = field(default_factory=dict)
     number: int = 0
 
     def copy(self) -> Partial:
@@ -58,6 +59,7 @@ class Scene:
     def of(self, copy: Partial, **how: object) -> Assembly:
         given: dict[str, object] = {
             "origin": self.origin,
+            "at": lambda digest: self.past[digest.hex],
             "partial": copy,
             "policy": RetryPolicy(base=0.1, deadline=20, attempts=4),
             "clock": self.clock,
@@ -178,6 +180,17 @@ def test_a_copy_that_was_made_and_not_published_is_not_made_again(scene: Scene) 
     assert scene.of(again).run()
     assert content(again) == b"image " + LAYERS[0]
     again.close()
+
+
+def test_a_pinned_job_gets_what_its_tag_has_meant(scene: Scene) -> None:
+    past = FakeContainer(LAYERS[:2])
+    scene.memory.pin = past.of().top
+    scene.past[past.of().top.hex] = past
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image " + LAYERS[0] + LAYERS[1]
+    assert scene.origin.resolved == []
+    copy.close()
 
 
 def test_a_break_costs_no_byte(scene: Scene) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORIGIN = "10.79.0.1"
-KEPT = ("pins", "nodes", "stagings")
+KEPT = ("pins", "nodes", "stagings", "conversions")
 """What stays below a cluster's node of ZooKeeper's tree: nothing in it belongs to a staging that goes on."""
 
 
