@@ -73,7 +73,7 @@ def test_two_commands() -> None:
 def test_usage() -> None:
     usages = {command.verb: command.usage for command in commands()}
     assert usages["path"] == "stage-image [path] [OPTION…] REF"
-    assert usages["exec"] == "stage-image exec [OPTION…] REF -- CMD [ARG…]"
+    assert usages["exec"] == "stage-image exec [OPTION…] REF [-- CMD [ARG…]]"
     assert usages["umount"] == "stage-image umount (REF | --scope ID | --all) [OPTION…]"
     assert usages["remove"] == "stage-image remove [OPTION…] REF…"
     assert usages["verify"] == "stage-image verify [OPTION…] [REF]"
