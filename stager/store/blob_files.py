@@ -108,9 +108,18 @@ def is_same(status: os.stat_result, path: str) -> bool:
     return os.path.samestat(there, status)
 
 
-def open_locked(path: str, kind: int, flags: int = os.O_RDONLY) -> int | None:
-    """Open a file of ours and lock it; None if there is none, or another holds it. Whoever closes it unlocks it."""
-    fd = open_own(path, flags)
+def open_locked(path: str, kind: int) -> int | None:
+    """Open a file of ours and lock it; None if there is none, or another holds it. Whoever closes it unlocks it.
+
+    For an exclusive lock it is opened to be written where it may be: NFS, which has locks of byte ranges only, wants
+    that (flock(2), NFS details).
+    """
+    try:
+        fd = open_own(path, os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        fd = open_own(path, os.O_RDONLY)
     if fd is None:
         return None
     if lock(fd, kind) and is_same(os.fstat(fd), path):

@@ -264,7 +264,7 @@ def _status_of_idle(path: str) -> os.stat_result | None:
             return os.lstat(path)
         except OSError:
             return None
-    fd = blob_files.open_locked(data, fcntl.LOCK_EX, os.O_RDWR)
+    fd = blob_files.open_locked(data, fcntl.LOCK_EX)
     if fd is None:
         return None
     try:

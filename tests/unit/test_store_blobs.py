@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -55,6 +56,12 @@ def victim(tmp_path: Path) -> Path:
 
 def claimed(blobs: Blobs, *, aside: bool = False) -> BlobPartial:
     copy = blobs.claim(DIGEST, SIZE, aside=aside)
+    assert copy is not None
+    return copy
+
+
+def claimed_other(blobs: Blobs) -> BlobPartial:
+    copy = blobs.claim(Digest("ab" * 32), SIZE)
     assert copy is not None
     return copy
 
@@ -490,6 +497,27 @@ def test_what_belongs_to_somebody_else_is_not_taken(blobs: Blobs) -> None:
         data = f"{copy.folder}/data"
     os.chown(data, 12345, 12345)
     assert claimed(blobs).held == 0
+
+
+def test_a_store_that_is_read_only_tells_what_it_has(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(blobs)
+    with claimed_other(blobs) as copy:
+        copy.append(b"x" * 100)
+    real = os.open
+
+    def read_only(path: str, flags: int, *rest: int, **more: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert [blob.digest for blob in blobs.idle()] == [DIGEST]
+    assert len(blobs.spare()) == 2
+    hold = blobs.hold(DIGEST, SIZE)
+    assert hold is not None
+    hold.close()
+    with pytest.raises(OSError, match="Read-only"):
+        blobs.claim(Digest("cd" * 32), SIZE)
 
 
 def test_a_bad_blob_is_removed_and_a_good_one_stays(blobs: Blobs) -> None:
