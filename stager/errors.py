@@ -232,7 +232,7 @@ class ConverterMissing(StageImageError):
     """What makes a squashfs of a container image is not installed, or too old."""
 
     exit_code = 88
-    hint = "install squashfs-tools 4.5 or later (sqfstar), or convert the image elsewhere by `stage-image convert`"
+    hint = "install squashfs-tools 4.5 or later, or convert the image elsewhere by `stage-image convert`"
 
 
 class CommandNotRunnable(StageImageError):
