@@ -83,19 +83,38 @@ def _answer(process: subprocess.Popen[bytes], question: bytes, program: str, pat
     with suppress(BrokenPipeError):
         process.stdin.write(question + b"\n")
         process.stdin.close()
-    answer = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(max(0.0, end - time.monotonic())):
-            piece = os.read(process.stdout.fileno(), ANSWER_MAX)
-            answer += piece
-            if len(answer) > ANSWER_MAX:
-                raise ConfigError(f"the credential helper {program} answers without an end", hint=_hint(program))
-            if not piece:
-                with suppress(subprocess.TimeoutExpired):
-                    return process.wait(max(0.0, end - time.monotonic())), answer
-                break
+    answer, ended = b"", os.pidfd_open(process.pid)
+    # Its end counts, and not that of the pipe alone, which an agent that it started may hold open for days.
+    try:
+        while _readable((process.stdout.fileno(), ended), end - time.monotonic()):
+            code = process.poll()
+            while piece := _piece(process.stdout.fileno()):
+                answer += piece
+                if len(answer) > ANSWER_MAX:
+                    raise ConfigError(f"the credential helper {program} answers without an end", hint=_hint(program))
+            if code is not None:
+                return code, answer
+            if piece is not None:  # the pipe's end, but not the helper's
+                _readable((ended,), end - time.monotonic())
+    finally:
+        os.close(ended)
     raise ConfigError(f"the credential helper {program} did not end within {patience:g} s", hint=_hint(program))
+
+
+def _readable(fds: tuple[int, ...], seconds: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        for fd in fds:
+            selector.register(fd, selectors.EVENT_READ)
+        return bool(selector.select(max(0.0, seconds))) and seconds > 0
+
+
+def _piece(fd: int) -> bytes | None:
+    """Return what is there to be read, none at the end, None if nothing is there yet."""
+    os.set_blocking(fd, False)
+    try:
+        return os.read(fd, ANSWER_MAX)
+    except BlockingIOError:
+        return None
 
 
 def _hint(program: str) -> str:
