@@ -54,7 +54,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
         ),
         clock=node.clock,
         election=node.election,
-        download=lambda copy, tell: _transfer(node, reference, copy, tell, cluster),
+        download=lambda copy, tell: _transfer(node, reference, copy, tell, cluster=cluster),
         recognise=recognise,
         tell=tell,
         cluster=cluster,
@@ -65,7 +65,7 @@ def staging(node: Node, text: str, *, own: bool, retry: bool, before_release: Ca
 
 
 def _transfer(
-    node: Node, reference: Reference, copy: Partial, tell: Teller, cluster: ClusterStaging | None
+    node: Node, reference: Reference, copy: Partial, tell: Teller, *, cluster: ClusterStaging | None
 ) -> Transfer:
     config = node.config
     trace = trace_point(node.environ)

@@ -47,10 +47,10 @@ def assembly(
         return memory.read_pin(node.layout.pin(node.scope, reference.key), node.clock.now())
 
     past = Conversions(node.layout, pin, node.tiers, cluster)
-    return _assembly(node, reference, copy, tell, (Squashing(node.config), past))
+    return _assembly(node, reference, copy, tell, by=(Squashing(node.config), past))
 
 
-def convert(node: Node, reference: Reference, dest: str, options: Options, tell: Teller) -> Converted:
+def convert(node: Node, reference: Reference, dest: str, *, options: Options, tell: Teller) -> Converted:
     """Convert a container image into `dest`, a new or empty file, which is complete and flushed when this returns.
 
     The store gets its layers, and nothing else. Raises StageImageError, OSError.
@@ -58,7 +58,7 @@ def convert(node: Node, reference: Reference, dest: str, options: Options, tell:
     blobs, converter = Blobs(node.layout), Squashing(node.config, options)
     with blobs.work_folder(allow_unsafe=node.config.allow_unsafe_store) as folder:
         copy = Partial(f"{folder}/copy")
-        making = _assembly(node, reference, copy, tell, (converter, _Oblivion()))
+        making = _assembly(node, reference, copy, tell, by=(converter, _Oblivion()))
         try:
             with _Shown(making, tell):
                 making.run()
@@ -77,7 +77,9 @@ def _copy(made: Partial, dest: str) -> None:
         os.fsync(fd)
 
 
-def _assembly(node: Node, reference: Reference, copy: Partial, tell: Teller, by: tuple[Converter, Memory]) -> Assembly:
+def _assembly(
+    node: Node, reference: Reference, copy: Partial, tell: Teller, *, by: tuple[Converter, Memory]
+) -> Assembly:
     config, trace = node.config, trace_point(node.environ)
     return Assembly(
         origin=_LateOrigin(lambda: container_origin(node, reference)),
