@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from stager.errors import DamagedImage, InvalidReference, NotAnImage, NotFound
 from stager.reference import Digest
@@ -204,7 +204,8 @@ def pick(found: Sequence[Descriptor], wanted: Platform) -> Descriptor:
             return one
     if len(runnable) == 1 and runnable[0].platform is None:
         return runnable[0]
-    names = ", ".join(sorted({str(one.platform) for one in runnable if one.platform})) or "none"
+    # In ASCII: these words are a stranger's, and may hold what moves the cursor.
+    names = ", ".join(sorted({ascii(str(one.platform))[1:-1] for one in runnable if one.platform})) or "none"
     raise NotFound(f"the image is not there for {wanted}; it is for {names[:200]}", hint="choose one with --platform")
 
 
@@ -215,8 +216,7 @@ def read_config(data: bytes) -> ContainerConfig:
     inner = inner if isinstance(inner, dict) else {}
     rootfs = content.get("rootfs")
     diff_ids = _texts(rootfs.get("diff_ids")) if isinstance(rootfs, dict) else ()
-    parts = (content.get("os"), content.get("architecture"), content.get("variant"))
-    platform = "/".join(part for part in parts if isinstance(part, str) and part)
+    platform = "/".join(filter(None, (_text(content.get(key)) for key in ("os", "architecture", "variant"))))
     return _config(inner, platform, diff_ids)
 
 
@@ -229,12 +229,12 @@ def _config(inner: Mapping[str, Any], platform: str, diff_ids: tuple[str, ...]) 
     labels = inner.get("Labels")
     pairs = labels.items() if isinstance(labels, dict) else ()
     return ContainerConfig(
-        env=tuple(line for line in _texts(inner.get("Env")) if "=" in line[1:] and "\0" not in line),
+        env=tuple(line for line in _texts(inner.get("Env")) if "=" in line[1:]),
         entrypoint=_texts(inner.get("Entrypoint")),
         cmd=_texts(inner.get("Cmd")),
         working_dir=_text(inner.get("WorkingDir")),
         user=_text(inner.get("User")),
-        labels={key: value for key, value in pairs if isinstance(value, str)},
+        labels={key: value for key, value in pairs if _is_text(key) and _is_text(value)},
         platform=platform,
         diff_ids=diff_ids,
     )
@@ -283,8 +283,13 @@ def _platform(entry: object) -> Platform | None:
 
 def _texts(value: object) -> tuple[str, ...]:
     items: Iterable[object] = value if isinstance(value, list) else [value] if isinstance(value, str) else ()
-    return tuple(item for item in items if isinstance(item, str) and "\0" not in item)
+    return tuple(item for item in items if _is_text(item))
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) and "\0" not in value else ""
+    return value if _is_text(value) else ""
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it may go into an environment and a file: JSON can write half a surrogate pair, UTF-8 cannot."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
