@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     tell = node.teller(reference.name)
     try:
         with _appearing(dest, force=arguments.force) as aside:
-            made = registries.convert(node, reference, aside, options, tell)
+            made = registries.convert(node, reference, aside, options=options, tell=tell)
     except StageImageError as error:
         error.reference = error.reference or reference.shown
         raise
@@ -105,7 +105,7 @@ def _appearing(dest: str, *, force: bool) -> Iterator[str]:
     """
     _look(dest, force=force)
     folder, name = os.path.split(dest)
-    aside = f"{folder}/.{name[:200]}.{files.unique()}"
+    aside = f"{folder}/.{name[:40]}.{files.unique()}"
     with _told(dest):
         os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         os.unlink(aside)

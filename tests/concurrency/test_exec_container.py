@@ -62,8 +62,8 @@ class Site:
         """Return what the runtime was told: its words from `exec` on, and its environment."""
         task = self.run(*words, **environ)
         assert task.done() == 0, task.err
-        words, lines = told_by(task)
-        return words, dict(line.split("=", 1) for line in lines)
+        told, lines = told_by(task)
+        return told, dict(line.split("=", 1) for line in lines)
 
     @property
     def path(self) -> str:
