@@ -42,7 +42,8 @@ class LineTeller:
         if self._quiet or now - self._last < LINE_SECONDS:
             return
         self._last = now
-        self.say(f"{phase} {self._subject}: {describe(done, total, self._speed(now, done))}")
+        how_far = f": {describe(done, total, self._speed(now, done))}" if done or total else ""
+        self.say(f"{phase} {self._subject}{how_far}")
 
     def close(self) -> None:
         """Nothing is left on the terminal."""

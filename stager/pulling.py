@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stager.errors import DigestMismatch, OriginUnavailable, StageImageError
 from stager.retry import retrying
 from stager.store.blob_reading import Restarted
+from stager.store.syncing import Syncing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,8 +161,10 @@ class Pulling:
 
     def _claimed(self, layer: Descriptor) -> BlobPartial | None:
         """Return the copy in flight that is ours to fill; None once the blob is here, by somebody else's doing."""
-        until = self.clock.now() + self.patience
+        there, until = -1, 0.0
         while True:
+            if (arrived := self.blobs.arrived(layer.digest)) > there:
+                there, until = arrived, self.clock.now() + self.patience
             hold = self.blobs.hold(layer.digest, layer.size)
             if hold is not None:
                 self._holds[layer.digest.hex] = hold
@@ -177,13 +180,14 @@ class Pulling:
         while True:
             resumed = partial.resumed
             try:
-                retrying(
-                    lambda: self._fill(layer, partial),
-                    policy=self.policy,
-                    clock=self.clock,
-                    progressed=lambda: partial.held,
-                    on_wait=self.on_wait,
-                )
+                with Syncing(partial):
+                    retrying(
+                        lambda: self._fill(layer, partial),
+                        policy=self.policy,
+                        clock=self.clock,
+                        progressed=lambda: partial.held,
+                        on_wait=self.on_wait,
+                    )
                 return partial.commit()
             except DigestMismatch as error:
                 wrong += not resumed

@@ -6,20 +6,28 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from stager.store.partial import Partial
+from typing import Protocol
 
 BYTES = 8 << 20
 SECONDS = 0.5
 """Between two looks whether so much has come."""
 
 
+class InFlight(Protocol):
+    """A copy in flight: `held` bytes are there, of which `synced` survive a power loss."""
+
+    synced: int
+
+    @property
+    def held(self) -> int: ...
+
+    def sync(self) -> None: ...
+
+
 class Syncing:
     """A thread that does so for a copy in flight, for the time of the context. Several may look after the same one."""
 
-    def __init__(self, partial: Partial) -> None:
+    def __init__(self, partial: InFlight) -> None:
         self._partial = partial
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
