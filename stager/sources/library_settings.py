@@ -56,12 +56,12 @@ def parse(location: str) -> LibraryName:
     """Return what `[library://][host/][entity/[collection/]]container[:tag]` names. Raises InvalidReference.
 
     What is left out is filled in by the service: it knows `alpine` as `library/default/alpine`. A first component is
-    a host if three follow, or if it looks like nothing else: a dot or a port. Singularity takes only the first for
-    certain (NormalizeLibraryRef); no entity of the public library has a dot in its name.
+    a host if three follow, as for Singularity (splitHostNameAndPath), or if it has a port, as no entity can. A dot
+    alone does not make it one: entities may be called `jane.doe`.
     """
     rest = location.removeprefix("library://").lstrip("/")
     first, slash, others = rest.partition("/")
-    is_host = bool(slash) and (rest.count("/") == 3 or any(c in first for c in ".:"))
+    is_host = bool(slash) and (rest.count("/") == 3 or ":" in first)
     host, rest = (first.lower(), others) if is_host else ("", rest)
     path, colon, tag = rest.partition(":")
     parts = path.split("/")

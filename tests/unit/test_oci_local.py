@@ -349,6 +349,18 @@ def test_compressed_layers_are_known_by_their_own_digest(tmp_path: Path) -> None
     assert [layer.digest for layer in manifest.layers] == [Digest(ONE.layers[0].digest), Digest(ONE.layers[1].diff_id)]
 
 
+def test_an_archive_of_todays_docker_is_both(tmp_path: Path) -> None:
+    files = images.layout_files([ONE], "docker.io/lab/one:1")
+    names = [f"blobs/sha256/{layer.digest[7:]}" for layer in ONE.layers]
+    config = f"blobs/sha256/{images.digest(ONE.config)[7:]}"
+    files["manifest.json"] = json.dumps([{"Config": config, "RepoTags": ["lab/one:1"], "Layers": names}]).encode()
+    path = archived(tmp_path / "d", files)
+    docker_form = found(DockerArchiveOrigin(str(path), "lab/one:1", AMD64))
+    oci_form = found(OciArchiveOrigin(str(path), "", AMD64))
+    assert [one.digest for one in docker_form.layers] == [one.digest for one in oci_form.layers]
+    assert docker_form.config.digest == oci_form.config.digest
+
+
 @pytest.mark.parametrize("layers", [["a"], ["a", "a", "a"], [1, 2], "a", None, {"a": 1}, ["a", "no"]])
 def test_bad_lists_of_layers(tmp_path: Path, layers: object) -> None:
     assert isinstance(refused(docker(tmp_path, layers, {"a": b"x"})), DamagedImage)
