@@ -172,9 +172,9 @@ def test_errors_have_their_exit_codes_and_leave_nothing(site: Site) -> None:
     site.refused("a", source=f"oci:{site.folder}/nowhere", code=66)
     site.refused("a", source=f"{site.source}:nope", code=66)
     site.refused("a", "--platform=linux/s390x", code=66)
-    assert site.convert("a", source=damaged(site.folder)).done() in (71, 73)
-    assert site.convert("a", source=incomplete(site.folder)).done() in (66, 73)
-    assert site.convert("a", source=lying(site.folder)).done() in (72, 73)
+    assert site.convert("a", source=damaged(site.folder)).done() == 71
+    assert site.convert("a", source=incomplete(site.folder)).done() == 73
+    assert site.convert("a", source=lying(site.folder)).done() == 72
     site.refused("a", source="/shared/tool.sif", code=2)
     site.refused("a", "--compression=rar", code=64)
     assert "cannot be made" in site.refused("no/such/a", code=67)
