@@ -17,7 +17,7 @@ from stager.oci import (
     read_manifest,
 )
 from stager.reference import Digest
-from stager.sources.archive_files import whole
+from stager.sources.archive_files import Directory, whole
 
 if TYPE_CHECKING:
     from stager.interfaces import Stream
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 
 NESTING_MAX = 4
 """Indexes inside one another: buildx writes two, and the specification sets no limit."""
-
-_OTHERS = {
-    "manifest.json": "write docker-archive: and its path if `docker save` made it",
-    "repositories": "it is of a Docker before 1.10: load it, and save it again",
-}
-"""Files by which other formats are told."""
 
 
 class LayoutOrigin:
@@ -90,12 +84,14 @@ class LayoutOrigin:
         return whole(stream, MANIFEST_MAX, f"the index of {self.name}")
 
     def _no_layout(self) -> NotAnImage:
-        for other, hint in _OTHERS.items():
-            stream = self._open(other)
-            if stream is not None:
-                stream.close()
-                return NotAnImage(f"{self.name} is no OCI layout: it has {other}, but no index.json", hint=hint)
-        return NotAnImage(f"{self.name} is no OCI layout: it has no index.json")
+        other = self._open("manifest.json")
+        if other is None:
+            return NotAnImage(f"{self.name} is no OCI layout: it has no index.json")
+        other.close()
+        hint = f"write docker-archive:{self.name} if `docker save` made it"
+        if isinstance(self._files, Directory):
+            hint = f"if it is skopeo's, copy it to a layout: `skopeo copy dir:{self.name} oci:…`"
+        return NotAnImage(f"{self.name} is no OCI layout: it has manifest.json, but no index.json", hint=hint)
 
     def _by_digest(self, text: str) -> Descriptor:
         try:

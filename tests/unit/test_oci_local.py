@@ -258,9 +258,13 @@ def test_the_wrong_scheme_for_what_is_there(tmp_path: Path) -> None:
     archive = images.oci_archive(tmp_path / "a.tar", [ONE])
     docker = images.docker_archive(tmp_path / "d.tar", {"x": ONE})
     directory = images.oci_layout(tmp_path / "l", [ONE])
+    skopeo_dir = tmp_path / "dir"
+    skopeo_dir.mkdir()
+    (skopeo_dir / "manifest.json").write_bytes(ONE.manifest)
     cases: list[tuple[ContainerOrigin, str]] = [
         (OciLayoutOrigin(str(archive), "", AMD64), f"write oci-archive:{archive}"),
-        (OciArchiveOrigin(str(docker), "", AMD64), "write docker-archive:"),
+        (OciArchiveOrigin(str(docker), "", AMD64), f"write docker-archive:{docker}"),
+        (OciLayoutOrigin(str(skopeo_dir), "", AMD64), f"skopeo copy dir:{skopeo_dir}"),
         (OciArchiveOrigin(str(directory), "", AMD64), f"write oci:{directory}"),
         (DockerArchiveOrigin(str(archive), "", AMD64), f"write oci-archive:{archive}"),
         (DockerArchiveOrigin(str(directory), "", AMD64), f"write oci:{directory}"),
