@@ -131,7 +131,7 @@ class Exchange:
     def post(self, form: dict[str, str]) -> Response:
         """Send a form, to this place and to no other: it may hold a secret."""
         try:
-            return self._ask_here("POST", {}, form)
+            return self._ask_here("POST", {"Accept-Encoding": "identity"}, form)
         except (OSError, HTTPError, ValueError) as error:
             raise no_answer(self.url, error, self._settings) from error
 

@@ -427,6 +427,32 @@ def test_when_all_fail_the_registry_has_the_word(server: Origin) -> None:
         assert mirror.requests[0].path == "/deep/er/v2/a/b/manifests/1"
 
 
+def test_what_a_mirror_is_remembered_for(server: Origin) -> None:
+    with Origin() as mirror:
+        for answer, asked in ((reply(404), 2), (reply(403), 2), (reply(500), 1), (reply(200, b"{}"), 2)):
+            mirror.hook = lambda _, answer=answer: answer  # type: ignore[misc]
+            image, before = registry(server, mirrors=(mirror.url(""),)), len(mirror.requests)
+            assert image.manifest() == image.manifest()
+            assert len(mirror.requests) - before == asked
+
+
+def test_a_refresh_token_is_not_redirected(server: Origin) -> None:
+    content = {"auths": {server.host: {"auth": "YWRhOg==", "identitytoken": SECRET}}}
+    with Origin() as elsewhere:
+        guard = Guard(server)
+        moved = reply(307, b"", Location=elsewhere.url("/token"))
+        server.hook = lambda request: moved if request.path.startswith("/token") else guard(request)
+        with pytest.raises(OriginUnavailable, match="a token for a/b: 307"):
+            registry(server, {"DOCKER_AUTH_CONFIG": json.dumps(content)}).manifest()
+        assert elsewhere.requests == []
+
+
+def test_drops_are_no_answer(server: Origin) -> None:
+    server.put(MANIFEST_PATH, IMAGE + b" " * 1_000_000, Fault(rate=10_000))
+    with pytest.raises(OriginStalled, match="takes too long to send a manifest"):
+        registry(server, stall=0.1).manifest()
+
+
 def test_a_mirror_below_v2(server: Origin) -> None:
     with Origin() as mirror:
         mirror.put("/v2/proxy/a/b/manifests/1", IMAGE)

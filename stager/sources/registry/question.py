@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from requests.adapters import HTTPAdapter
 from urllib3.util.ssl_ import create_urllib3_context
 
-from stager.errors import ConfigError, OriginUnavailable, StageImageError
+from stager.errors import ConfigError, OriginStalled, OriginUnavailable, StageImageError
 from stager.sources.answers import Asked, Delivery, Outcome, judge
 from stager.sources.failures import final, host_of, location_of
 from stager.sources.http import Authorization, Exchange
@@ -20,10 +20,16 @@ from stager.sources.http_stream import HttpStream
 from stager.sources.registry.refusals import ERROR_MAX, refused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from requests import Response
 
     from stager.sources.registry.refusals import Asker
     from stager.sources.registry.settings import RegistrySettings
+
+
+PATIENCE = 5
+"""Times stall_timeout, in which a short answer has to be there: others wait for a token, and drops never stall."""
 
 
 class AskAgain(OriginUnavailable):
@@ -49,10 +55,17 @@ class Question(Exchange):
         delivery = self.delivery(response, Asked(0, limit + 1, partly=False))
         with ExitStack() as stack:
             stream = HttpStream(response, delivery, self._patience, private=False, ending=stack.pop_all())
-            body = b"".join(stream.chunks())
+            body = b"".join(self._in_time(stream.chunks(), what))
         if len(body) > limit:
             raise final(f"{host_of(self.url)} sends more than {limit} bytes as {what}")
         return body
+
+    def _in_time(self, pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
+        end = time.monotonic() + PATIENCE * self._patience.stall_timeout
+        for piece in pieces:
+            if time.monotonic() > end:
+                raise OriginStalled(f"{host_of(self.url)} takes too long to send {what}")
+            yield piece
 
     def stream(self, response: Response, delivery: Delivery, stack: ExitStack, *, private: bool) -> HttpStream:
         """Return the bytes of an answer; `stack`, which holds the connection, is emptied into it."""
