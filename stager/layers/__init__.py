@@ -6,8 +6,8 @@ What the layers mean together is the OCI image specification's layer.md, read as
 """
 
 from stager.layers.entry import LayerIndex
-from stager.layers.reading import index
 from stager.layers.options import Limits, Options
-from stager.layers.write import parameters, write
+from stager.layers.reading import index
+from stager.layers.writing import parameters, write
 
 __all__ = ["LayerIndex", "Limits", "Options", "index", "parameters", "write"]

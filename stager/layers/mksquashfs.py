@@ -18,7 +18,7 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Self
 
-from stager.errors import ConverterMissing, DamagedImage, NoSpace
+from stager.errors import ConverterMissing, NoSpace
 from stager.program import ProgramFailed, run
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Squashing:
                 os.unlink(self._dest)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Feed it. Raises what `check` does, and DamagedImage or NoSpace if it gave up."""
+        """Feed it. Raises what `check` does, and ConverterMissing or NoSpace if it gave up."""
         view = memoryview(data)
         while view:
             try:
@@ -138,7 +138,7 @@ class Squashing:
                 self._check()
             except BrokenPipeError:
                 self.finish()
-                raise DamagedImage("mksquashfs ended before it had read everything") from None
+                raise ConverterMissing("mksquashfs ended before it had read everything") from None
         self._check()
 
     def finish(self) -> None:
@@ -154,9 +154,9 @@ class Squashing:
         if code:
             raise self._failure(code)
 
-    def _failure(self, code: int) -> DamagedImage | NoSpace:
+    def _failure(self, code: int) -> ConverterMissing | NoSpace:
         said = os.pread(self._said, 1 << 16, 0).decode("utf-8", "replace").strip()[-_LAST_WORDS:]
         if "No space left" in said or "Disk quota exceeded" in said:
             return NoSpace(f"the image does not fit on the file system of {self._dest}: {said}")
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        return DamagedImage(f"mksquashfs failed with {how}: {said or 'it did not say why'}")
+        return ConverterMissing(f"mksquashfs failed with {how}: {said or 'it did not say why'}")

@@ -144,10 +144,12 @@ class Reading:
             for key, value in headers.records(data):
                 if key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
                     self._pairs.append(value)
-                elif value or key.startswith(b"SCHILY.xattr."):
+                elif value:
                     self._found[key] = value
                 else:
-                    self._found.pop(key, None)  # POSIX: an empty value takes back what was said before
+                    self._found.pop(
+                        key, None
+                    )  # POSIX: an empty value takes back what was said before, attributes too, says Go
             if any(b"\0" in self._found.get(key, b"") for key in _TEXTS):
                 raise DamagedImage("an extended header has a NUL in a name")
 
