@@ -334,7 +334,7 @@ def test_use_is_told_by_leases(node: FakeNode) -> None:
 
 
 MADE = replace(
-    INFO, config=ContainerConfig(env=("A=b",), cmd=("x", "\udcff"), labels={"k": "v"}, platform="linux/arm64")
+    INFO, config=ContainerConfig(env=("A=b",), cmd=("x", "ä\n"), labels={"k": "v"}, platform="linux/arm64")
 )
 
 
