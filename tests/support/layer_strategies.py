@@ -79,20 +79,16 @@ def _told(path: str) -> tuple[object, ...]:
 
 
 def same(ours: dict[str, tuple[object, ...]], theirs: dict[str, tuple[object, ...]], since: float) -> bool:
-    """Compare two listings, but for times from `since` on, in seconds, that directories have in `theirs`.
+    """Compare two listings, but for what umoci makes of directories that no layer describes, which have no time in ours.
 
-    umoci gives the time of day to directories that no layer describes, and to those in which it makes such ones.
+    It gives them the time of day, from `since` on (seconds), and those in which it makes them, too; and they inherit
+    the group of a set-gid directory.
     """
-    return ours.keys() == theirs.keys() and all(
-        mine == theirs[path] or (_is_of_day(theirs[path], since) and _timeless(mine) == _timeless(theirs[path]))
-        for path, mine in ours.items()
-    )
+    return ours.keys() == theirs.keys() and all(_alike(mine, theirs[path], since) for path, mine in ours.items())
 
 
-def _timeless(told: tuple[object, ...]) -> tuple[object, ...]:
-    return told[:3] + told[4:]
-
-
-def _is_of_day(told: tuple[object, ...], since: float) -> bool:
-    mode, time = str(told[0]), told[3]
-    return stat.S_ISDIR(int(mode, 8)) and isinstance(time, int) and since - 1 <= time <= since + 86400
+def _alike(mine: tuple[object, ...], other: tuple[object, ...], since: float) -> bool:
+    of_day = isinstance(other[3], int) and since - 1 <= other[3] <= since + 86400
+    if not (of_day and stat.S_ISDIR(int(str(mine[0]), 8)) and stat.S_ISDIR(int(str(other[0]), 8))):
+        return mine == other
+    return mine[3] == 0 or mine[:3] + mine[4:] == other[:3] + other[4:]

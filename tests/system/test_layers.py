@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from stager import layers, trailer
 from stager.errors import ConverterMissing, DamagedImage, NoSpace, StageImageError
@@ -87,7 +87,7 @@ def applies(described: Sequence[Sequence[Entry]]) -> bool:
 
 
 @pytest.mark.needs("root", "umoci")
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(layer_lists)
 def test_images_hold_what_umoci_unpacks(tmp_path_factory: pytest.TempPathFactory, described: list[list[Entry]]) -> None:
     folder = tmp_path_factory.mktemp("layers")
