@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stager.errors import StageImageError
+from stager.errors import ImageRefused, StageImageError
+from stager.sources import archive_members
 from stager.sources.archive_members import BLOCK, follow, members
 from tests.support import tar_entries as tars
 
@@ -80,3 +82,27 @@ def test_extended_headers_of_any_kind(records: bytes) -> None:
     name, content = tars.file("a", b"b"), b"c"
     header = tars.Entry(b"x", b"x", records)
     survive(tars.tar([header, name, tars.file("d", content)]))
+
+
+def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(data: bytes) -> dict[str, archive_members.Member]:
+        return members(lambda position, length: data[position : position + length], len(data), "x.tar")
+
+    many = tars.tar([tars.file(str(n)) for n in range(6)])
+    assert len(read(many)) == 6
+    monkeypatch.setattr(archive_members, "MEMBERS_MAX", 5)
+    with pytest.raises(ImageRefused, match="more than 5 files"):
+        read(many)
+    long = tars.tar([tars.file("n" * 300, gnu=True)])
+    assert len(read(long)) == 1
+    monkeypatch.setattr(archive_members, "RECORDS_MAX", 300)
+    with pytest.raises(ImageRefused, match="a name of 301 bytes"):
+        read(long)
+
+
+def test_links_behind_one_another_have_an_end() -> None:
+    chain = {str(n): archive_members.Member(0, 0, "2", str(n + 1)) for n in range(20)}
+    chain["20"] = archive_members.Member(0, 7)
+    assert follow(chain, "14", "x.tar") == chain["20"]
+    with pytest.raises(ImageRefused, match="too many links"):
+        follow(chain, "0", "x.tar")

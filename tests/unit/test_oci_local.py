@@ -303,6 +303,19 @@ def test_an_archive_that_was_replaced_is_looked_at_anew(tmp_path: Path) -> None:
     assert sha256(blob(origin, after.layers[0])).hexdigest() == after.layers[0].digest.hex
 
 
+def test_blobs_of_an_archive_that_was_replaced(tmp_path: Path) -> None:
+    path = images.docker_archive(tmp_path / "d", {"x": ONE})
+    origin = DockerArchiveOrigin(str(path), "", AMD64)
+    before = found(origin)
+    longer = images.image([images.layer([images.file("a", b"y" * 9000)])])
+    name = f"{ONE.layers[0].diff_id[7:]}/layer.tar"
+    archived(tmp_path / "new", {name: longer.layers[0].tar, "manifest.json": b"[]"}).rename(path)
+    with pytest.raises(DamagedImage, match="changed its size"):
+        origin.blob(before.layers[0])
+    with pytest.raises(DamagedImage):
+        origin.blob(before.config)
+
+
 @pytest.mark.parametrize(
     ("ref", "digest"),
     [

@@ -176,3 +176,10 @@ def test_answers_that_are_none(data: bytes) -> None:
 def test_words_of_a_library_are_shown_as_they_may_be() -> None:
     assert metadata.reason(b'{"error": {"message": "no\\u001b[31m\\nsuch"}}') == "no\\x1b[31m\\nsuch"
     assert len(metadata.reason(b'{"error": {"message": "' + b"x" * 10_000 + b'"}}')) == 120
+
+
+@pytest.mark.parametrize(("insecure", "token"), [("false", ""), ("true", "abc")])
+def test_plain_http_gets_a_token_only_where_the_remote_says_so(tmp_path: Path, insecure: str, token: str) -> None:
+    environ = put(tmp_path, f"Remotes:\n  a:\n    URI: h.example\n    Token: abc\n    Insecure: {insecure}\n")
+    assert token_for("http://h.example", environ) == token
+    assert token_for("https://h.example", environ) == "abc"
