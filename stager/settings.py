@@ -154,7 +154,9 @@ class Config:
         3600.0, kinds.TIME, "How long a node passes the image on, at most, once it has all of it."
     )
     slurm_allow: tuple[str, ...] = _setting(
-        (), kinds.PREFIXES, "What the Prolog may stage for users: prefixes of URLs and paths; nothing else is touched."
+        (),
+        kinds.PREFIXES,
+        "What the Prolog may stage for users: prefixes of URLs, images' names and paths; nothing else is touched.",
     )
     slurm_budget: float = _setting(
         20.0, kinds.TIME, "How long the Prolog waits for images; their download goes on without it."
@@ -184,7 +186,9 @@ class Config:
         "img_", kinds.NAME, "How node features begin that say which images a node holds."
     )
     gridengine_allow: tuple[str, ...] = _setting(
-        (), kinds.PREFIXES, "What Grid Engine's prolog may stage for users, as root: prefixes of URLs and paths."
+        (),
+        kinds.PREFIXES,
+        "What Grid Engine's prolog may stage for users, as root: prefixes of URLs, images' names and paths.",
     )
     gridengine_budget: float = _setting(60.0, kinds.TIME, "How long that prolog waits for images.")
     gridengine_strict: bool = _setting(default=False, kind=kinds.BOOLEAN, doc="Whether jobs fail when images do.")
