@@ -70,6 +70,7 @@ def document(content: Any, **headers: str) -> Fault:  # noqa: ANN401 # any JSON
 def server() -> Iterator[Origin]:
     with Origin() as origin:
         origin.put(MANIFEST_PATH, IMAGE)
+        origin.put(f"/v2/a/b/manifests/{digest(IMAGE)}", IMAGE)
         origin.put(BLOB_PATH, BODY)
         yield origin
 
@@ -105,11 +106,14 @@ class Guard:
         self.scope = scope
         self.issued = 0
         self.left = 0
+        self.public = True
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> Fault | None:
         with self._lock:
             if request.path.startswith("/token"):
+                if not self.public and "authorization" not in request.headers:
+                    return reply(401)
                 self.issued, self.left = self.issued + 1, self.uses
                 return document({"token": f"t{self.issued}", "expires_in": 300})
             if request.headers.get("authorization") == f"Bearer t{self.issued}" and self.left:
@@ -129,6 +133,20 @@ def test_a_token_that_ends_in_mid_pull_is_renewed(server: Origin) -> None:
     assert not image.private
 
 
+def test_credentials_that_were_not_needed_make_nothing_private(server: Origin) -> None:
+    guard = server.hook = Guard(server)
+    # A token is good until the next one is issued: the guard knows one at a time.
+    image = registry(server, LOGIN)
+    assert image.manifest()
+    assert image.manifest()
+    assert not image.private
+    stream = image.blob(LAYER)
+    assert not stream.private
+    assert read(stream) == BODY
+    assert [request.method for request in server.requests].count("HEAD") == 2, "without and with a token, once"
+    assert guard.issued == 3
+
+
 def test_many_threads_ask_for_one_token(server: Origin) -> None:
     guard = server.hook = Guard(server)
     image = registry(server)
@@ -145,11 +163,14 @@ def test_a_token_that_is_never_good(server: Origin) -> None:
 
 
 def test_credentials_go_to_the_token_service_only_if_asked_for(server: Origin) -> None:
-    server.hook = Guard(server)
+    guard = server.hook = Guard(server)
+    guard.public = False
     image = registry(server, LOGIN)
     assert image.manifest()
     assert image.private
-    assert [r.headers.get("authorization") for r in server.requests] == [None, BASIC, "Bearer t1"]
+    ours, nobodys = server.requests[:3], server.requests[3:]
+    assert [request.headers.get("authorization") for request in ours] == [None, BASIC, "Bearer t1"]
+    assert [request.headers.get("authorization") for request in nobodys] == [None, None]
     assert "account=ada" in server.requests[1].path
     assert SECRET not in "".join(request.path for request in server.requests)
 

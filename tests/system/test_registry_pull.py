@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stager.interfaces import Stream
     from stager.oci import Manifest
 
-pytestmark = pytest.mark.needs("docker-registry")
+pytestmark = pytest.mark.needs("docker-registry", "openssl")
 
 AMD64 = Platform("linux", "amd64")
 LAYERS = [tar_layer({"etc/motd": b"hello\n" * 1000}), tar_layer({"etc/issue": bytes(range(256)) * 400})]
@@ -270,7 +270,10 @@ def test_refresh_tokens(tmp_path: Path) -> None:
         content = {"auths": {registry.host: {"auth": "MDAwMDogAA==", "identitytoken": "refresh-me"}}}
         image = origin(registry, "some/image:1", settings({"DOCKER_AUTH_CONFIG": json.dumps(content)}))
         manifest(image)
-        assert [(asked.method, asked.fields["grant_type"]) for asked in tokens.asked] == [("POST", "refresh_token")]
+        first, *nobodys = tokens.asked
+        assert (first.method, first.fields["grant_type"]) == ("POST", "refresh_token")
+        assert [asked.user for asked in nobodys] == [""]
+        assert image.private
 
 
 def test_wrong_passwords_at_the_token_service(tmp_path: Path) -> None:

@@ -90,11 +90,14 @@ class Contents:
         top = Digest(sha256(data).hexdigest())
         if str(top) == unless:
             return None
-        if not is_index(data, media_type):
-            return read_manifest(data, media_type, top, top)
-        chosen = choose(data, self._platform)
-        data, media_type = self._document(server, str(chosen.digest))
-        return read_manifest(data, media_type or chosen.media_type, chosen.digest, top)
+        digest = top
+        if is_index(data, media_type):
+            chosen = choose(data, self._platform)
+            digest = chosen.digest
+            data, found = self._document(server, str(digest))
+            media_type = found or chosen.media_type
+        server.look(f"manifests/{digest}", {"Accept": ACCEPT})
+        return read_manifest(data, media_type, digest, top)
 
     def _head_says(self, server: Server, digest: str) -> bool:
         """Whether the server says, for what costs nothing at Docker Hub, that nothing has changed."""

@@ -25,7 +25,7 @@ class RegistryOrigin:
 
     @property
     def private(self) -> bool:
-        """As ContainerOrigin.private: credentials were sent, whether or not the image is there without them."""
+        """As ContainerOrigin.private; what is there for everybody is not private to those who are logged in."""
         return self._contents.private
 
     def manifest(self, unless: str = "") -> Manifest | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from stager.errors import ConfigError
+from stager.errors import ConfigError, StageImageError
 from stager.sources.failures import host_of
 from stager.sources.registry import credentials
 from stager.sources.registry.gate import Gate
@@ -20,7 +21,6 @@ from stager.sources.registry.tokens import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import ExitStack
 
     from requests import Response
 
@@ -49,11 +49,26 @@ class Server:
         self._settings = settings
         self._lock = Lock()
         self._gate = Gate(find, self._fetch)
+        self._looked = self._public = False
 
     @property
     def private(self) -> bool:
-        """Whether credentials were sent."""
-        return self._gate.credential is not None
+        """Whether credentials were sent, and the repository is not known to be there for everybody."""
+        return self._gate.credential is not None and not self._public
+
+    def look(self, path: str, headers: dict[str, str]) -> None:
+        """Find out, if credentials were sent, whether they were needed: ask by HEAD, once, as nobody.
+
+        Whoever is logged in, for a higher limit of pulls perhaps, sends credentials for what is everybody's, and what
+        is private is not passed on to other nodes: each would ask the registry.
+        """
+        if self._gate.credential is None or self._looked:
+            return
+        self._looked = True
+        stranger = Server(self._url(), self._image, self._settings, lambda: None)
+        with suppress(StageImageError), ExitStack() as stack:
+            stranger.ask("HEAD", path, headers, stack)
+            self._public = True
 
     def ask(self, method: str, path: str, headers: dict[str, str], stack: ExitStack) -> tuple[Question, Response]:
         """Ask for what is at `path` in the repository; the answer has a status below 400, or 416."""
