@@ -79,7 +79,7 @@ def _told(path: str) -> tuple[object, ...]:
 
 
 def same(ours: dict[str, tuple[object, ...]], theirs: dict[str, tuple[object, ...]], since: float) -> bool:
-    """Compare two listings, but for what umoci makes of directories that no layer describes, which have no time in ours.
+    """Compare two listings, but for what umoci makes of directories that no layer describes: they are of 1970 in ours.
 
     It gives them the time of day, from `since` on (seconds), and those in which it makes them, too; and they inherit
     the group of a set-gid directory.
