@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from stager.errors import NotAnImage
+from stager.errors import NotAnImage, NotFound
 from stager.interfaces import Validators
-from stager.oci import CONFIG_MAX, CONFIGS, ContainerConfig, read_config
+from stager.oci import CONFIG_MAX, CONFIGS, ContainerConfig, Platform, read_config
 from stager.pulling import Pulling, blob_bytes, cancellation
 from stager.retry import RetryPolicy, retrying
 
@@ -76,9 +76,10 @@ class Memory(Protocol):
 class Assembly:
     """One image on its way; see the module, and Transfer for what is not told here.
 
-    `at` gives the origin of exactly one index or manifest: a job whose tag has moved meanwhile still gets its image, as
-    registries keep what a tag has meant. `streams` limits the connections at a time, `patience` is the seconds for
-    which another process may hold a layer without a byte. `allow_unsafe`: convert on a network file system, too.
+    `platform`: what the image has to run on, if it says that itself. `at` gives the origin of exactly one index or
+    manifest: a job whose tag has moved meanwhile still gets its image, as registries keep what a tag has meant.
+    `streams` limits the connections at a time, `patience` is the seconds for which another process may hold a layer
+    without a byte. `allow_unsafe`: convert on a network file system, too.
     """
 
     origin: ContainerOrigin
@@ -89,6 +90,7 @@ class Assembly:
     blobs: Blobs
     converter: Converter
     memory: Memory
+    platform: Platform
     streams: int = 4
     patience: float = 420.0
     allow_unsafe: bool = False
@@ -127,11 +129,11 @@ class Assembly:
         if pinned is not None:
             self.origin = self.at(pinned)
         manifest = self._retry(lambda: self.origin.manifest(unless.etag if unless is not None else ""))
+        top = str(manifest.top) if manifest is not None else unless.etag if unless is not None else ""
+        if self.partial.complete and self.partial.validators.etag == top:
+            return True  # all of it is made, only the publishing was cut off
         if manifest is None:
             return False
-        top = str(manifest.top)
-        if self.partial.complete and self.partial.validators.etag == top:
-            return True
         name = sha256(f"{manifest.digest}\n{self.converter.parameters}".encode()).hexdigest()
         if self._is_here(name, top):
             return False
@@ -207,6 +209,11 @@ class Assembly:
         if manifest.config.media_type and manifest.config.media_type not in CONFIGS:
             raise NotAnImage(f"{self.origin.name} has an artifact of the type {manifest.config.media_type[:80]!a}")
         config = read_config(self._retry(lambda: blob_bytes(self.origin, manifest.config, CONFIG_MAX)))
+        said = config.platform.split("/", 2)
+        if len(said) > 1 and not Platform(*said).serves(self.platform):
+            there = ascii(config.platform[:80])[1:-1]
+            hint = f"to stage it all the same, say --platform={there}"
+            raise NotFound(f"the image is one for {there}, and {self.platform} is wanted", hint=hint)
         if config.diff_ids and len(config.diff_ids) != len(manifest.layers):
             raise NotAnImage(
                 f"the image has {len(manifest.layers)} layers, and its configuration knows {len(config.diff_ids)}"

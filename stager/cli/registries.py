@@ -90,6 +90,7 @@ def _assembly(
         blobs=Blobs(node.layout, trace),
         converter=by[0],
         memory=by[1],
+        platform=variants.platform(config),
         streams=config.connections,
         patience=config.deadline + 2 * config.stall_timeout,
         allow_unsafe=config.allow_unsafe_store,

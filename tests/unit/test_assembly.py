@@ -15,11 +15,13 @@ from stager.errors import (
     ImageRefused,
     NoSpace,
     NotAnImage,
+    NotFound,
     OriginUnavailable,
     StageImageError,
 )
 from stager.interfaces import ImageInfo, Partition, Validators
 from stager.layout import Layout
+from stager.oci import Platform
 from stager.retry import RetryPolicy
 from stager.store.blobs import Blobs
 from stager.store.images import StagedImage
@@ -66,6 +68,7 @@ class Scene:
             "blobs": Blobs(Layout(self.root)),
             "converter": self.converter,
             "memory": self.memory,
+            "platform": Platform("linux", "amd64"),
             "room": self.rooms.append,
             "on_wait": lambda error, _seconds: self.waits.append(error.message),
         }
@@ -323,6 +326,19 @@ def test_a_configuration_that_counts_other_layers_is_refused(scene: Scene) -> No
     copy = scene.copy()
     with pytest.raises(NotAnImage, match="5 layers, and its configuration knows 1"):
         scene.of(copy).run()
+    copy.close()
+
+
+@pytest.mark.parametrize(("says", "fits"), [("amd64", True), ("arm64", False), ("", True)])
+def test_an_image_for_another_machine_is_not_taken_for_ours(scene: Scene, says: str, fits: bool) -> None:
+    scene.origin.config = f'{{"os": "linux", "architecture": "{says}"}}'.encode() if says else b"{}"
+    copy = scene.copy()
+    if fits:
+        assert scene.of(copy).run()
+    else:
+        with pytest.raises(NotFound, match="one for linux/arm64, and linux/amd64 is wanted"):
+            scene.of(copy).run()
+        assert scene.origin.pulled == []
     copy.close()
 
 
