@@ -10,10 +10,11 @@ import re
 
 from stager import image_names
 from stager.errors import InvalidReference
-from stager.reference import ON_DISK, REGISTRIES, Reference, absolute, divided, shown, split_pin
+from stager.reference import ON_DISK, REGISTRIES, Digest, Reference, absolute, divided, shown, split_pin
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_HASH = re.compile(r"sha256\.([0-9a-f]{64})")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::([0-9]{1,5}))?")
 LONGEST = 512
 """Characters of a library's reference without its pin; no service takes more than a part of that."""
@@ -73,7 +74,13 @@ def _library(rest: str) -> Reference:
     if not host and len(parts) == 1:
         parts = ("library", "default", *parts)  # as the service does
     where = "/".join([*([host] if host else []), *parts])
-    return Reference("library", f"library://{where}:{tag or 'latest'}", digest)
+    return Reference("library", f"library://{where}:{tag or 'latest'}", digest or _hash_in(tag))
+
+
+def _hash_in(tag: str) -> Digest | None:
+    """Return the digest of the file that a tag `sha256.<hex>` names by itself."""
+    match = _HASH.fullmatch(tag.lower())
+    return Digest(match[1]) if match is not None else None
 
 
 def _is_host(text: str) -> bool:

@@ -134,6 +134,9 @@ def test_container_images(text: str, location: str) -> None:
 
 def test_only_a_library_pins_a_file() -> None:
     assert parse(f"library://e/c/x:1@sha256:{HEX}").digest == Digest(HEX)
+    by_hash = parse(f"library://e/c/x:sha256.{HEX}")
+    assert by_hash.digest == Digest(HEX), "that tag is the file's own hash"
+    assert parse(str(by_hash)) == by_hash
     assert parse(f"docker://x@sha256:{HEX}").digest is None
 
 
