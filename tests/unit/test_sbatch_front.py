@@ -14,7 +14,7 @@ import pytest
 from stager.cli import registries, resolve_verb, sbatch_front
 from stager.errors import InvalidReference, OriginUnavailable, StageImageError, UsageError
 from stager.oci import Descriptor, Manifest
-from stager.reference import Digest
+from stager.reference import Digest, parse
 from stager.schedulers import hook, sbatch
 from stager.schedulers.sbatch import Component, Nodes
 from stager.schedulers.submit_options import full_name, in_help, takes_value
