@@ -35,7 +35,7 @@ MANIFEST_MAX = 4 << 20
 CONFIG_MAX = 8 << 20
 """Bytes of a configuration that are read; it grows with the image's history."""
 
-LAYERS_MAX = 1000
+LAYERS_MAX = 500
 """Docker builds 127 layers at most (moby, layer store)."""
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm/v7", "ppc64le": "ppc64le"}

@@ -184,7 +184,7 @@ class Pulling:
                     retrying(
                         lambda: self._fill(layer, partial),
                         policy=self.policy,
-                        clock=self.clock,
+                        clock=_Restless(self.clock, self._check),
                         progressed=lambda: partial.held,
                         on_wait=self.on_wait,
                     )
@@ -220,6 +220,21 @@ class Pulling:
                     return self.read(layer, file)
             except Restarted:
                 self._check()
+
+
+class _Restless:
+    """A clock whose sleep ends soon once it is no use any more: a pause may be as long as a registry asks for."""
+
+    def __init__(self, clock: Clock, check: Callable[[], None]) -> None:
+        self._clock, self._check = clock, check
+        self.now, self.wall = clock.now, clock.wall
+
+    def sleep(self, seconds: float) -> None:
+        """As Clock.sleep; raises what `check` raises."""
+        until = self._clock.now() + seconds
+        while (left := until - self._clock.now()) > 0:
+            self._check()
+            self._clock.sleep(min(left, LOOK_SECONDS))
 
 
 def _put(made: dict[str, Future[object]], layer: Descriptor, future: Future[object]) -> None:

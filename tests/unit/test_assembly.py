@@ -358,3 +358,18 @@ def test_the_phases_are_told(scene: Scene) -> None:
     assert {progress[1] for phase, progress in seen if phase in pulling} == {total}
     assert it.progress == (len(LAYERS), len(LAYERS))
     copy.close()
+
+
+def test_a_pause_that_a_registry_asks_for_ends_when_it_is_given_up(scene: Scene) -> None:
+    copy = scene.copy()
+    scene.origin.layers = LAYERS[:1]
+    scene.origin.breaks = {BASE: [0, 0, 0]}
+    it = scene.of(
+        copy, on_wait=lambda _error, _seconds: it.cancel(), policy=RetryPolicy(base=900, cap=900, deadline=9000)
+    )
+    begun = scene.clock.now()
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
+        it.run()
+    assert caught.value.errno == errno.ECANCELED
+    assert scene.clock.now() - begun < 2
+    copy.close()
