@@ -364,9 +364,8 @@ def test_a_pause_that_a_registry_asks_for_ends_when_it_is_given_up(scene: Scene)
     copy = scene.copy()
     scene.origin.layers = LAYERS[:1]
     scene.origin.breaks = {BASE: [0, 0, 0]}
-    it = scene.of(
-        copy, on_wait=lambda _error, _seconds: it.cancel(), policy=RetryPolicy(base=900, cap=900, deadline=9000)
-    )
+    it = scene.of(copy, policy=RetryPolicy(base=900, cap=900, deadline=9000))
+    it.on_wait = lambda _error, _seconds: it.cancel()
     begun = scene.clock.now()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
         it.run()
