@@ -140,6 +140,26 @@ def test_a_pin_that_is_none_is_told(meet: Meet) -> None:
         one.pin("slurm-1", "k")
 
 
+def test_what_came_of_a_conversion_outlives_its_session_and_may_change(meet: Meet) -> None:
+    first, second = meet(), meet()
+    assert second.conversion(A) is None
+    first.set_conversion(A, A)
+    first.close()
+    assert second.conversion(A) == A
+    second.set_conversion(A, B)
+    assert second.conversion(A) == B
+    assert meet(owner="uid-5").conversion(A) is None, "what others say of their images counts for themselves"
+    with pytest.raises(ValueError, match="no digest"):
+        second.set_conversion(A, "x")
+
+
+def test_a_conversion_that_is_none_is_told(meet: Meet, cluster: str) -> None:
+    one = meet()
+    one._known.write(Tree(cluster, "site").conversion(A), b"x" * 64)
+    with pytest.raises(ClusterUnavailable, match="no digest"):
+        one.conversion(A)
+
+
 def test_a_forgotten_job_has_no_pins(meet: Meet) -> None:
     one = meet()
     for key in ("k", "l"):
