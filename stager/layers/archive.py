@@ -21,15 +21,16 @@ _ZEROS = b"\0" * 512
 
 
 class Plan(NamedTuple):
-    """What is written, in this order. `directories` and `others` are headers; `files` by layer, in their order there.
+    """What is written, in this order: paths and inodes; `files` by layer, in their order there.
 
-    `links` are headers, too. `ids` are the identities of everything but the root.
+    `links` are paths, and to what. `ids` are the identities of everything but the root. No headers: all at once, those
+    of a thousand inodes could take a gigabyte, by attributes that a layer says once.
     """
 
-    directories: list[bytes]
-    others: list[bytes]
+    directories: list[tuple[bytes, Node]]
+    others: list[tuple[bytes, Node]]
     files: dict[int, list[tuple[bytes, Node]]]
-    links: list[bytes]
+    links: list[tuple[bytes, bytes]]
     ids: set[int]
 
 
@@ -40,15 +41,15 @@ def plan(tree: Tree) -> Plan:
     for path, node in walk(tree):
         made.ids.update((node.uid, node.gid))
         if node.kind == DIRECTORY:
-            made.directories.append(header(path, node))
+            made.directories.append((path, node))
         elif id(node) in first:
-            made.links.append(_link(path, first[id(node)]))
+            made.links.append((path, first[id(node)]))
         else:
             first[id(node)] = path
             if node.content is not None and node.content.size:
                 made.files.setdefault(node.layer, []).append((path, node))
             else:
-                made.others.append(header(path, node))
+                made.others.append((path, node))
     for files in made.files.values():
         files.sort(key=_offset)
     return made
@@ -73,13 +74,14 @@ def header(path: bytes, node: Node) -> bytes:
     """Return the header, or headers, of an inode of this name; its content follows."""
     size = node.content.size if node.kind == FILE and node.content else 0
     device = node.device if node.kind in {CHAR, BLOCK} else (0, 0)
-    link = node.link if node.kind == SYMLINK else b""
+    target = node.link if node.kind == SYMLINK else b""
     pax = _pax(node.xattrs) if node.xattrs else b""
     numbers = (node.mode, node.uid, node.gid, size, node.mtime)
-    return pax + _named(node.kind, path, link, numbers, device=device)
+    return pax + _named(node.kind, path, target, numbers, device=device)
 
 
-def _link(path: bytes, target: bytes) -> bytes:
+def link(path: bytes, target: bytes) -> bytes:
+    """Return the header of a further name."""
     return _named(HARD, path, target, (0, 0, 0, 0, 0))
 
 

@@ -61,7 +61,9 @@ class Limits:
 
     Expanded, the contents may have `expanded` bytes, and more than `floor` bytes only up to `ratio` times of what they
     are compressed: deflate reaches 1032, but only with zeros; programs and libraries stay below 10. `names` is in bytes
-    of names, links and extended attributes.
+    of names, links and extended attributes. `entries` and `names` hold for the tree of all layers, too, with the
+    directories that no layer describes. `steps` are components of paths, links followed, that are gone through to build
+    it: 20 s or so; about ten for each entry are usual.
     """
 
     entries: int = 2_000_000
@@ -69,6 +71,7 @@ class Limits:
     expanded: int = 1 << 40
     floor: int = 4 << 30
     ratio: int = 250
+    steps: int = 1 << 28
 
     def bytes_of(self, compressed: int) -> int:
         """Return how many bytes may come of so many compressed ones."""

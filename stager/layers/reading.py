@@ -37,7 +37,7 @@ MEDIA_TYPES = frozenset(
 """OCI image specification, media-types.md; Docker's image manifest 2.2. zstd in Docker's words is containerd's."""
 
 HEADER_MAX = 1 << 20
-"""Bytes of an extended header or long name: what Go's archive/tar takes (maxSpecialFileSize)."""
+"""Bytes of a member's extended headers and long names: what Go's archive/tar takes for each (maxSpecialFileSize)."""
 
 _LINKS = frozenset((HARD, SYMLINK))
 _WITHOUT_CONTENT = frozenset((HARD, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO))
@@ -97,6 +97,7 @@ class Reading:
         self._forget()
 
     def _forget(self) -> None:
+        self._extra = 0
         self._found: dict[bytes, bytes] = {}
         self._pairs: list[bytes] = []
 
@@ -135,8 +136,10 @@ class Reading:
 
     def _extended(self, kind: bytes, size: int) -> None:
         """Global headers (`g`) are read over, as Go does: the only ones in use are comments of git archive."""
-        if not 0 <= size <= HEADER_MAX:
-            raise ImageRefused(f"an extended header has {size} bytes; more than {HEADER_MAX} are not taken")
+        # Of one member all together: their records add up.
+        self._extra += size
+        if not 0 <= size <= HEADER_MAX or self._extra > HEADER_MAX:
+            raise ImageRefused(f"an extended header has {self._extra} bytes; more than {HEADER_MAX} are not taken")
         data = self._stream.need(-(-size // 512) * 512)[:size]
         if kind in _LONG:
             self._found[_LONG[kind]] = data.partition(b"\0")[0]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Count = Callable[[int], None]
     """To be told how many extents come, so that they can be limited."""
 
+LINE_MAX = 21
+"""Bytes of a number in a map, with what ends it: those of 64 bits have 20 digits."""
+
 _PAIR = 24
 _INSIDE, _REST = slice(386, 482), slice(0, 504)
 
@@ -64,8 +67,8 @@ def _table(stream: Expanded, stored: int, count: Count) -> tuple[list[int], int]
     data = bytearray()
     lines = wanted = 0
     while lines < (wanted or 1):
-        if len(data) >= stored:
-            raise DamagedImage("a sparse file's map is longer than its content")
+        if len(data) >= min(stored, LINE_MAX * (wanted or 1) + 512):
+            raise DamagedImage("a sparse file's map is longer than its content, or than its numbers can be")
         block = stream.need(512)
         data += block
         lines += block.count(b"\n")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stager.errors import DamagedImage, ImageRefused
 from stager.layers.entry import DIRECTORY, HARD, PATH_MAX, SYMLINK, quoted
+from stager.layers.options import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,10 +58,15 @@ def implicit() -> Node:
 
 
 class Tree:
-    """The file system that comes of layers."""
+    """The file system that comes of layers, held to `limits`: short layers can ask for great trees, and for long work.
 
-    def __init__(self) -> None:
+    One name may stand for 2,000 directories, and a name of three letters, by its links, for half a million steps.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
         self.root = implicit()
+        self._limits = limits or Limits()
+        self._nodes = self._names = self._steps = 0
 
     def apply(self, entry: Entry, layer: int) -> None:
         """Do what a member of a layer says. Raises DamagedImage, ImageRefused."""
@@ -72,8 +78,10 @@ class Tree:
         if base.startswith(WHITEOUT):
             self._remove(parts, base, layer)
             return
-        if sum(map(len, parts)) + len(parts) + len(base) >= PATH_MAX:
+        length = sum(map(len, parts)) + len(parts) + len(base)
+        if length >= PATH_MAX:
             raise ImageRefused("by its links, it has a longer name than Linux takes")
+        self._grow(length)
         directory = self._directory(parts, layer)
         directory.upper(layer).add(base)
         old = directory.children.get(base)
@@ -91,6 +99,7 @@ class Tree:
     def resolve(self, path: bytes) -> list[bytes]:
         """Follow the symbolic links in a path, none of which leads out of the root. Raises ImageRefused."""
         waiting = path.split(b"/")[::-1]
+        self._work(len(waiting))
         parts: list[bytes] = []
         nodes = [self.root]
         links = 0
@@ -111,7 +120,9 @@ class Tree:
                 raise ImageRefused("the links in its name lead in a circle")
             if node.link.startswith(b"/"):
                 parts, nodes = [], [self.root]
-            waiting += node.link.split(b"/")[::-1]
+            target = node.link.split(b"/")[::-1]
+            self._work(len(target))
+            waiting += target
         return parts
 
     def find(self, parts: list[bytes]) -> Node | None:
@@ -124,10 +135,14 @@ class Tree:
     def _directory(self, parts: list[bytes], layer: int) -> Node:
         """Return the directory of this path, made where it is not there. Raises DamagedImage."""
         node = self.root
+        self._work(len(parts))
+        length = 0
         for part in parts:
             node.upper(layer).add(part)
             below = node.children.get(part)
+            length += len(part) + 1
             if below is None:
+                self._grow(length)
                 below = node.children[part] = implicit()
             elif below.kind != DIRECTORY:
                 raise DamagedImage(f"{quoted(part)} in its name is no directory")
@@ -153,22 +168,37 @@ class Tree:
             if name in {b"", b".", b".."}:
                 raise ImageRefused("it would remove what is not its own directory's")
             if directory is not None and name in directory.children:
-                _prune(directory, [name], layer)
+                self._prune(directory, [name], layer)
         elif directory is not None:
-            _prune(directory, list(directory.children), layer)
+            self._prune(directory, list(directory.children), layer)
 
+    def _prune(self, directory: Node, names: list[bytes], layer: int) -> None:
+        waiting = [(directory, names)]
+        while waiting:
+            parent, doomed = waiting.pop()
+            self._work(len(doomed))
+            touched = parent.upper(layer)
+            for name in doomed:
+                if name not in touched:
+                    del parent.children[name]
+                elif parent.children[name].kind == DIRECTORY:
+                    below = parent.children[name]
+                    waiting.append((below, list(below.children)))
 
-def _prune(directory: Node, names: list[bytes], layer: int) -> None:
-    waiting = [(directory, names)]
-    while waiting:
-        parent, doomed = waiting.pop()
-        touched = parent.upper(layer)
-        for name in doomed:
-            if name not in touched:
-                del parent.children[name]
-            elif parent.children[name].kind == DIRECTORY:
-                below = parent.children[name]
-                waiting.append((below, list(below.children)))
+    def _grow(self, length: int) -> None:
+        """Count a name whose path has so many bytes. Raises ImageRefused."""
+        self._nodes += 1
+        self._names += length
+        if self._nodes > self._limits.entries:
+            raise ImageRefused(f"the image would have more than {self._limits.entries} files and directories")
+        if self._names > self._limits.names:
+            raise ImageRefused(f"the paths in the image would take more than {self._limits.names} bytes")
+
+    def _work(self, steps: int) -> None:
+        """Count what takes time. Raises ImageRefused."""
+        self._steps += steps
+        if self._steps > self._limits.steps:
+            raise ImageRefused("so many links and directories have to be gone through as in no honest image")
 
 
 def _clean(path: bytes) -> list[bytes]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BATCH = 256 << 10
 """Bytes that go into the pipe at once: small files by themselves would be a system call each."""
 
+LOOK_EVERY = 1000
+"""Entries between two looks whether all this is still wanted."""
+
 _ZEROS = bytes(BATCH)
 
 
@@ -61,12 +64,12 @@ def write(  # noqa: PLR0913  # what is made, of what, where and how; three more 
     total = sum(node.content.size for files in plan.files.values() for _, node in files if node.content)
     with mksquashfs.Squashing(dest, options, check) as squashing:
         batch = _Batch(squashing, progress, total)
-        for head in (*plan.directories, *plan.others):
-            batch.add(head)
+        for path, node in (*plan.directories, *plan.others):
+            batch.add(archive.header(path, node))
         for layer in sorted(plan.files):
             _copy(plan.files[layer], layers[layer], open_layer(layer), batch)
-        for head in plan.links:
-            batch.add(head)
+        for path, target in plan.links:
+            batch.add(archive.link(path, target))
         batch.add(archive.END)
         batch.flush()
         squashing.finish()
@@ -89,9 +92,11 @@ def _limit(layers: Sequence[LayerIndex]) -> None:
 
 def merged(layers: Sequence[LayerIndex], check: Callable[[], None]) -> Tree:
     """Return the tree that comes of the layers, from the lowest up. Raises DamagedImage, ImageRefused."""
-    tree = Tree()
+    tree = Tree(layers[0].limits if layers else None)
     for number, layer in enumerate(layers):
-        for entry in layer.entries:
+        for count, entry in enumerate(layer.entries):
+            if not count % LOOK_EVERY:
+                check()
             try:
                 tree.apply(entry, number)
             except StageImageError as error:

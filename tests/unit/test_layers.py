@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ import zstandard
 
 from stager.errors import ConfigError, DamagedImage, ImageRefused, NotAnImage, StageImageError
 from stager.layers import Limits, Options
-from stager.layers.archive import END, plan, walk
+from stager.layers.archive import END, header, plan, walk
 from stager.layers.writing import merged
 from tests.support.converting import indexed
 from tests.support.layered_images import (
@@ -32,7 +33,7 @@ from tests.support.layered_images import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from stager.layers.tree import Tree
 
@@ -134,6 +135,71 @@ def test_limits() -> None:
         indexed(layer(endless.tar), Limits(entries=19))
 
 
+def grown(limits: Limits, *entries: Entry, check: Callable[[], None] = lambda: None) -> Tree:
+    return merged([indexed(layer(list(entries), "plain"), limits)], check)
+
+
+def test_short_layers_make_no_great_trees() -> None:
+    """Of a directory that no layer describes, every part of every name may be one: 11 KB asked for 10 GB so."""
+    deep = [file(f"{number}/" + "a/" * 100 + "f") for number in range(10)]
+    assert grown(Limits(entries=1100), *deep).root.children
+    with pytest.raises(ImageRefused, match="more than 1000 files and directories"):
+        grown(Limits(entries=1000), *deep)
+    far = [directory("d" * 200), symlink("l", "d" * 200), *(file(f"l/{number}") for number in range(10))]
+    assert grown(Limits(names=2500), *far).root.children
+    with pytest.raises(ImageRefused, match="paths in the image would take more than 2000 bytes"):
+        grown(Limits(names=2000), *far)
+
+
+def test_short_layers_make_no_long_work() -> None:
+    chain = [symlink(f"l{number}", "./" * 1000 + f"l{number + 1}") for number in range(100)]
+    with pytest.raises(ImageRefused, match="have to be gone through"):
+        grown(Limits(steps=200_000), *chain, directory("l100"), *(file(f"l0/{number}") for number in range(3)))
+    many = [file(f"d/{number}") for number in range(300)]
+    with pytest.raises(ImageRefused, match="have to be gone through"):
+        grown(Limits(steps=50_000), *many, *[opaque("d")] * 300)
+    assert grown(Limits(steps=50_000), *many).root.children
+
+
+def test_cancelled_it_leaves_a_layer_in_the_middle() -> None:
+    looks: list[int] = []
+
+    def check() -> None:
+        looks.append(0)
+        if len(looks) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        grown(Limits(), *(file(str(number)) for number in range(1001)), check=check)
+
+
+def test_extended_headers_of_one_member_do_not_add_up() -> None:
+    records = {f"comment.{number}": b"x" * 60_000 for number in range(10)}
+    again = {f"comment.{number}": b"x" * 60_000 for number in range(10, 20)}
+    assert indexed(layer([file("f", pax=records), file("g", pax=again)], "plain")).entries
+    twice = tar([file("f", pax=records)], b"")[:-512] + tar([file("f", pax=again)])
+    with pytest.raises(ImageRefused, match="more than 1048576 are not taken"):
+        indexed(Layer(twice, twice, layer([]).media_type))
+
+
+def test_attributes_said_once_are_held_once() -> None:
+    """Headers of all inodes at once would be 100 times as much."""
+    large = {f"user.{number}": b"x" * 60_000 for number in range(10)}
+    found = tree([file(str(number), xattrs=large) for number in range(100)])
+    tracemalloc.start()
+    try:
+        assert len(plan(found).others) == 100
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_maps_of_sparse_files_are_not_longer_than_numbers_are() -> None:
+    pax = {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.realsize": b"9", "GNU.sparse.name": b"s"}
+    with pytest.raises(DamagedImage, match="than its numbers can be"):
+        indexed(layer([file("GNUSparseFile.0/s", b"0" * 4096, pax=pax)], "plain"))
+
+
 def test_compressions_by_their_first_bytes() -> None:
     plain = layer([file("f", b"1" * 5000)], "plain")
     skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
@@ -189,9 +255,10 @@ def test_headers_that_mksquashfs_could_stumble_over() -> None:
     """One kind of every odd number comes out as tarfile reads it; an extended header never fills its last block."""
     entries = [device("c", "c", 4095, 300), file("f", uid=3_000_000), directory("d", xattrs={"user.x": b"1" * 488})]
     found = plan(tree(entries))
-    with tarfile.open(fileobj=io.BytesIO(b"".join((*found.directories, *found.others)) + END)) as archive:
+    written = [header(path, node) for path, node in (*found.directories, *found.others)]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(written) + END)) as archive:
         members = {member.name: member for member in archive}
     assert (members["c"].devmajor, members["c"].devminor, members["f"].uid) == (4095, 300, 3_000_000)
-    size = int(found.directories[0][124:135], 8)
+    size = int(written[0][124:135], 8)
     assert size % 512
-    assert found.directories[0][512 + size] == 0
+    assert written[0][512 + size] == 0
