@@ -19,8 +19,14 @@ BLOCK = 512
 MEMBERS_MAX = 20_000
 """Docker writes four members a layer, and hundreds of images into one archive at most."""
 
+NAME_MAX = 4096
+"""Bytes of a member's name (linux/limits.h), so that those of all members do not fill the memory."""
+
 RECORDS_MAX = 1 << 20
 """Bytes of a long name or of extended headers, which are read into memory."""
+
+RECORDS_ALL_MAX = 32 << 20
+"""Bytes of all of them in an archive: 1.6 KiB for each member."""
 
 LINKS_MAX = 8
 """Links behind one another: Docker up to 1.13 wrote one for a layer that several images share."""
@@ -57,6 +63,8 @@ def members(read: Callable[[int, int], bytes], size: int, path: str) -> dict[str
     for count, (name, member) in enumerate(_walk(read, size, path)):
         if count >= MEMBERS_MAX:
             raise ImageRefused(f"{path} holds more than {MEMBERS_MAX} files")
+        if max(len(name), len(member.link)) >= NAME_MAX:
+            raise ImageRefused(f"{path} holds a name of {max(len(name), len(member.link))} bytes")
         found[posixpath.normpath(name.lstrip("/"))] = member
     return found
 
@@ -77,7 +85,7 @@ def follow(found: Mapping[str, Member], name: str, path: str) -> Member | None:
 
 
 def _walk(read: Callable[[int, int], bytes], size: int, path: str) -> Iterator[tuple[str, Member]]:
-    position, said = 0, _Said()
+    position, said, extended = 0, _Said(), 0
     while position + BLOCK <= size:
         block = read(position, BLOCK)
         if not block.strip(b"\0"):
@@ -93,6 +101,9 @@ def _walk(read: Callable[[int, int], bytes], size: int, path: str) -> Iterator[t
         if kind in "xgLK":
             if length > RECORDS_MAX:
                 raise ImageRefused(f"{path} has a name of {length} bytes")
+            extended += BLOCK + length
+            if extended > RECORDS_ALL_MAX:
+                raise ImageRefused(f"{path} has more than {RECORDS_ALL_MAX} bytes of extended headers")
             said = _told(said, kind, read(position, length))
         else:
             yield said.name or _name(block), Member(position, length, kind, said.link or _text(block[157:257]))
@@ -121,14 +132,15 @@ def _told(said: _Said, kind: str, data: bytes) -> _Said:
 
 def _records(data: bytes) -> Iterator[tuple[str, str]]:
     """Yield keys and values of `<length> <key>=<value>` and a line's end, up to the first that is none."""
-    while data:
-        digits = data.partition(b" ")[0]
+    at = 0
+    while at < len(data):
+        digits = data[at : at + 20].partition(b" ")[0]
         length = _decimal(digits.decode("ascii", "replace"))
-        if length is None or not len(digits) < length <= len(data):
+        if length is None or not len(digits) < length <= len(data) - at:
             return
-        key, _, value = data[len(digits) + 1 : length - 1].partition(b"=")
+        key, _, value = data[at + len(digits) + 1 : at + length - 1].partition(b"=")
         yield _text(key), _text(value)
-        data = data[length:]
+        at += length
 
 
 def _is_header(block: bytes) -> bool:
