@@ -105,10 +105,11 @@ def _appearing(dest: str, *, force: bool) -> Iterator[str]:
     """
     _look(dest, force=force)
     folder, name = os.path.split(dest)
-    aside = f"{folder}/.{name[:40]}.{files.unique()}"
+    probe, aside = (f"{folder}/.{name[:40]}.{files.unique()}" for _ in range(2))
     with _told(dest):
-        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.unlink(aside)
+        # Of another name, so that nobody has seen that of the file before it is there.
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.unlink(probe)
     try:
         with _told(dest):
             yield aside
@@ -129,7 +130,6 @@ def _there(dest: str) -> UsageError:
 
 
 def _appear(aside: str, dest: str, *, force: bool) -> None:
-    os.chmod(aside, 0o666 & ~_umask())
     if force:
         os.replace(aside, dest)
     else:
@@ -148,12 +148,6 @@ def _link(aside: str, dest: str) -> None:
             raise
         _look(dest, force=False)  # a file system without hard links
         os.replace(aside, dest)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def assembly(
 
 
 def convert(node: Node, reference: Reference, dest: str, *, options: Options, tell: Teller) -> Converted:
-    """Convert a container image into `dest`, a new or empty file, which is complete and flushed when this returns.
+    """Convert a container image into `dest`, a new file, which is complete and flushed when this returns.
 
     The store gets its layers, and nothing else. Raises StageImageError, OSError.
     """
@@ -70,7 +70,8 @@ def convert(node: Node, reference: Reference, dest: str, *, options: Options, te
 
 
 def _copy(made: Partial, dest: str) -> None:
-    fd = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    # Where others may write, too: a file that one of them made would stay his, to be changed later.
+    fd = os.open(dest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     with open(fd, "wb") as file:
         file.writelines(segments.blocks(made.fileno(), 0, made.size or 0))
         file.flush()

@@ -8,6 +8,7 @@ import os
 import stat
 from contextlib import suppress
 from hashlib import sha256
+from os import mkfifo
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -28,6 +29,7 @@ from stager.errors import (
     UsageError,
 )
 from stager.reference import Digest
+from stager.store.partial import Partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -249,3 +251,37 @@ def test_a_long_name_has_room_for_what_is_written_first(fake: Fake) -> None:
     name = "ä" * 127
     assert convert(SRC, name) == 0
     assert os.listdir() == [name]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_what_another_put_in_its_place_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    """He would still have it open, and its mode was changed by its name: for root, that of whatever a link leads to."""
+    victim, dest = tmp_path / "victim", tmp_path / "dest"
+    victim.write_bytes(b"his")
+    made = {
+        "file": lambda: dest.write_bytes(b""),
+        "link": lambda: dest.symlink_to(victim),
+        "fifo": lambda: mkfifo(dest),
+    }
+    made[kind]()
+    partial = Partial(str(tmp_path / "copy"))
+    with pytest.raises(FileExistsError):
+        registries._copy(partial, str(dest))
+    partial.close()
+    assert victim.read_bytes() == b"his"
+
+
+def test_the_name_to_be_written_is_not_shown_before(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    real = os.open
+
+    def noted(path: str, *how: int) -> int:
+        shown.append(path)
+        return real(path, *how)
+
+    written: list[set[str]] = []
+    fake.during = lambda: written.append(set(os.listdir()))
+    monkeypatch.setattr(os, "open", noted)
+    assert convert(SRC, "a.sqsh") == 0
+    assert written[0]
+    assert not written[0] & {os.path.basename(path) for path in shown}
