@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stager.cli.local import image_of
 from stager.cli.node import Node
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import add_json, add_platform, add_store, flags
 from stager.cli.output import show_time, write, write_json
 from stager.errors import AccessDenied, NotAnImage
 from stager.store.room import show_bytes
@@ -28,6 +28,7 @@ A path is looked at where it lies; anything else must be staged. The digest of a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("reference", metavar="REF|PATH", help="a staged reference, a digest, or any file")
+    add_platform(parser)
     add_store(parser)
     add_json(parser)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stager import fan
 from stager.cli.campaign import Campaign
 from stager.cli.node import Node
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import REFERENCE, add_json, add_platform, add_store, flags
 from stager.cli.output import write_json
 from stager.errors import ConfigError, UsageError
 from stager.kinds import count
@@ -30,13 +30,13 @@ if it is one of stage-image's own; 86 for all others, such as nodes that cannot 
 Interrupted, it ends its launchers; what has begun on a node may go on there to its end.
 """
 
-PASSED_ON = ("store", "freshness", "offline", "deadline", "stall_timeout", "connections")
+PASSED_ON = ("store", "platform", "freshness", "offline", "deadline", "stall_timeout", "connections")
 """Settings that are passed on to the nodes where they are given as options."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("references", metavar="REF", nargs="+", help="https://… , file://… or a path, as on the nodes")
+    parser.add_argument("references", metavar="REF", nargs="+", help=f"{REFERENCE}, as on the nodes")
     parser.add_argument("--nodes", metavar="LIST", required=True, help="the nodes, such as n[001-128,140],gpu7")
     parser.add_argument("--launcher", metavar="CMD", default="ssh", help="ssh, srun, or a command with {node} in it")
     parser.add_argument("--program", metavar="PATH", default="stage-image", help="stage-image on the nodes")
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-nodes", metavar="N", help="be content when so many nodes have all images")
     add_store(parser)
+    add_platform(parser)
     parser.add_argument("--freshness", metavar="WHEN", help="ask the origin for a newer image: always, job or never")
     parser.add_argument("--offline", metavar="HOW", help="use a known image when the origin is away: allow or refuse")
     parser.add_argument("--retry", action="store_true", help="try again at once what has just failed")

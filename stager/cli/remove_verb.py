@@ -8,7 +8,7 @@ from stager import collect, lease
 from stager.cli.local import digest_of
 from stager.cli.node import Node
 from stager.cli.node_records import make_known
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import add_json, add_platform, add_store, flags
 from stager.cli.output import write_json
 from stager.errors import InUse, NotStaged
 from stager.store import images
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("references", metavar="REF", nargs="+", help="a reference, a digest, or the beginning of one")
     parser.add_argument("--force", action="store_true", help="also if it is in use (but not while mounted)")
+    add_platform(parser)
     add_store(parser)
     add_json(parser)
 

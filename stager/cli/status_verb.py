@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stager.cli import status_asking, status_local, status_table
 from stager.cli.node import Node
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import add_json, add_platform, add_store, flags
 from stager.cli.output import write, write_json
 from stager.cli.status_json import describe
 
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch", action="store_true", help="show it again every 2 s, until nothing is staged any more"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show every node, however many there are")
+    add_platform(parser)
     add_store(parser)
     add_json(parser)
 

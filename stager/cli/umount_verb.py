@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stager import lease
 from stager.cli.local import digest_of
 from stager.cli.node import Node
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import add_json, add_platform, add_store, flags
 from stager.cli.output import write_json
 from stager.errors import InUse, UsageError
 from stager.mount import places
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--all", action="store_true", help="every mount of this store")
     parser.add_argument("--force", action="store_true", help="also what other jobs still use")
     parser.add_argument("--lazy", action="store_true", help="detach what stays busy")
+    add_platform(parser)
     add_store(parser)
     add_json(parser)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stager import warm
 from stager.cli.local import digest_of
 from stager.cli.node import Node
-from stager.cli.options import add_json, add_store, flags
+from stager.cli.options import add_json, add_platform, add_store, flags
 from stager.cli.output import write, write_json
 from stager.errors import NotStaged, VerifyFailed
 from stager.images import recognise
@@ -30,6 +30,7 @@ are read, too: bad ones are removed, to be fetched when they are needed. Exit co
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("reference", metavar="REF", nargs="?", help="a reference or digest (default: all images)")
+    add_platform(parser)
     add_store(parser)
     add_json(parser)
 
