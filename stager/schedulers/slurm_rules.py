@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stager.errors import ConfigError
+from stager.reference import REGISTRIES
 from stager.schedulers import policy, private, slurm_config
 from stager.store.folder import default_root
 
@@ -29,6 +30,14 @@ COMMENT_SINCE = (22, 5)
 """SLURM_JOB_COMMENT in the Prolog: in the code of 22.05, in the manual of 23.02."""
 SHARED_SINCE = (23, 2)
 """`Shared=true` of job_container.conf."""
+
+PUBLIC = ("docker.io", "ghcr.io", "quay.io", "gcr.io", "public.ecr.aws", "mcr.microsoft.com", "registry.gitlab.com")
+"""Registries of everybody, in most of which anybody may have images."""
+
+PUBLIC_LIBRARY = "https://library.sylabs.io"
+
+FORMS = "https://host/directory/, docker://host/part/ (oras:// likewise), library://entity/, or /directory/"
+"""What slurm.allow takes."""
 
 PLUGIN = "stage_image.so"
 HOOKS = ("Prolog", "Epilog", "TaskProlog")
@@ -205,14 +214,15 @@ def _allowed(settings: Config) -> Iterator[Finding]:
     allowed = settings.slurm_allow
     if not allowed:
         why = "is empty: the Prolog stages nothing for users"
-        yield Finding("advice", "slurm.allow", why, 'slurm.allow = ["https://images.example.org/"] in config.toml')
+        remedy = f'slurm.allow = ["https://images.example.org/"] in config.toml; each of {FORMS}'
+        yield Finding("advice", "slurm.allow", why, remedy)
         return
     for text in allowed:
         try:
             prefix = policy.prefix(text)
         except ConfigError as error:
             why = f"{error.message}: the Prolog refuses every request"
-            yield Finding("danger", "slurm.allow", why, "https://host/directory/, or /directory/")
+            yield Finding("danger", "slurm.allow", why, FORMS)
             continue
         if not prefix.origin and not prefix.parts:
             why = f"{text!r} lets any user have root stage anything, for all to read"
@@ -220,7 +230,23 @@ def _allowed(settings: Config) -> Iterator[Finding]:
         elif prefix.origin.startswith("http://"):
             why = f"{text!r}: whoever is on the way can change what comes by http"
             yield Finding("advice", "slurm.allow", why, "use https, or have users pin: REF@sha256:…")
+        elif not prefix.parts and _is_everybodys(prefix.origin, settings):
+            why = f"{text!r}: anybody in the world chooses what root fetches and converts for jobs"
+            yield Finding("advice", "slurm.allow", why, f"name whose images, as in {_example(prefix.origin)}")
     yield Finding("ok", "slurm.allow", f"{len(allowed)} prefix{'es' * (len(allowed) != 1)}")
+
+
+def _is_everybodys(origin: str, settings: Config) -> bool:
+    scheme, _, host = origin.partition("://")
+    if scheme == "library":
+        return f"https://{host}" == PUBLIC_LIBRARY or (not host and settings.library.rstrip("/") == PUBLIC_LIBRARY)
+    return scheme in REGISTRIES and host in PUBLIC
+
+
+def _example(origin: str) -> str:
+    if origin == "docker://docker.io":
+        return "docker://docker.io/library/, Docker's own choice, or docker://docker.io/your-lab/"
+    return f"{origin}{'' if origin.endswith('/') else '/'}your-lab/"
 
 
 def _store(settings: Config) -> Iterator[Finding]:

@@ -123,6 +123,11 @@ TRAPS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any], tuple[str, str
     ({}, {"slurm_private": ("/tmp",)}, {"obstacles": ("/x is a link",)}, ("danger", "slurm.private")),
     ({}, {"slurm_images_at": "/images"}, {}, ("advice", "SPANK plugin")),
     ({}, {"slurm_allow": ("http://images.example.org/",)}, {}, ("advice", "slurm.allow")),
+    *(
+        ({}, {"slurm_allow": (text,)}, {}, ("advice", "slurm.allow"))
+        for text in ("docker://docker.io/", "docker://index.docker.io", "oras://ghcr.io/", "library://")
+    ),
+    ({}, {"slurm_allow": ("library://library.sylabs.io",)}, {}, ("advice", "slurm.allow")),
     ({}, {"store": ""}, {}, ("advice", "store")),
     ({}, {"store": "/tmp/s", "slurm_private": ("/tmp=/x",)}, {}, ("danger", "store")),
     ({}, {"store": "", "slurm_private": ("/var/tmp",)}, {}, ("danger", "store")),
@@ -152,6 +157,19 @@ def test_each_trap_is_told(
     changes: dict[str, str], settings: dict[str, Any], here: dict[str, Any], alarm: tuple[str, str]
 ) -> None:
     assert alarm in alarms(replace(SETTINGS, **settings), replace(HERE, **here), **changes)
+
+
+@pytest.mark.parametrize(
+    "text", ["docker://docker.io/library/", "docker://ghcr.io/lab", "docker://images.example.org/", "library://lab/"]
+)
+def test_images_of_certain_people_are_fine(text: str) -> None:
+    assert alarms(replace(SETTINGS, slurm_allow=(text,))) == []
+
+
+def test_a_library_of_the_sites_own_is_fine() -> None:
+    own = replace(SETTINGS, slurm_allow=("library://",), library="https://library.example.org")
+    assert alarms(own) == []
+    assert alarms(replace(own, library="https://library.sylabs.io/")) == [("advice", "slurm.allow")]
 
 
 def test_what_cannot_be_seen_is_no_danger() -> None:
