@@ -258,12 +258,12 @@ def test_what_another_put_in_its_place_is_not_written_to(tmp_path: Path, kind: s
     """He would still have it open, and its mode was changed by its name: for root, that of whatever a link leads to."""
     victim, dest = tmp_path / "victim", tmp_path / "dest"
     victim.write_bytes(b"his")
-    made = {
-        "file": lambda: dest.write_bytes(b""),
-        "link": lambda: dest.symlink_to(victim),
-        "fifo": lambda: mkfifo(dest),
-    }
-    made[kind]()
+    if kind == "link":
+        dest.symlink_to(victim)
+    elif kind == "fifo":
+        mkfifo(dest)
+    else:
+        dest.touch()
     partial = Partial(str(tmp_path / "copy"))
     with pytest.raises(FileExistsError):
         registries._copy(partial, str(dest))
