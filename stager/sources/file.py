@@ -62,10 +62,11 @@ class FileStream:
         self._fd = fd
         self._stop = stop
         self._closing = Closing(lambda: os.close(fd))
-        self.validators = version_of(os.fstat(fd))
+        status = os.fstat(fd)
+        self.validators = version_of(status)
         self.offset = offset
         self.size = self.validators.size
-        self.private = not _is_public(path)
+        self.private = not _is_public(path, status)
 
     def chunks(self) -> Iterator[bytes]:
         """As Stream.chunks; also raises OriginUnavailable if the file was written to in the meantime."""
@@ -116,7 +117,7 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
 
 def _require_regular(path: str, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise NotFound(f"{path} is a directory", hint="name the image file; sandbox directories cannot be staged")
+        raise NotFound(f"{path} is a directory", hint=_DIRECTORY)
     if not stat.S_ISREG(mode):
         raise NotFound(f"{path} is not a regular file")
 
@@ -131,14 +132,17 @@ def _failure(path: str, error: OSError | ValueError) -> StageImageError:
     return OriginUnavailable(f"{path} cannot be read: {reason}")
 
 
-def _is_public(path: str) -> bool:
-    """Whether every user may read the file, going by modes: its own, and those of the directories above it."""
+def _is_public(path: str, opened: os.stat_result) -> bool:
+    """Whether every user may read the file that was opened, going by modes: its own, and those above it.
+
+    What the path leads to by now may be another file: who may exchange a link in it may choose the moment.
+    """
     try:
         real = os.path.realpath(path)
         above = real
         while (above := os.path.dirname(above)) != "/":
             if not os.stat(above).st_mode & stat.S_IXOTH:
                 return False
-        return bool(os.stat(real).st_mode & stat.S_IROTH)
+        return bool(opened.st_mode & stat.S_IROTH) and os.path.samestat(os.stat(real), opened)
     except OSError:
         return False

@@ -9,7 +9,7 @@ import pytest
 
 from stager.errors import AccessDenied, NotFound, OriginUnavailable, StageImageError
 from stager.interfaces import Validators
-from stager.sources.file import PIECE, FileSource, FileStream
+from stager.sources.file import PIECE, FileSource, FileStream, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -243,3 +243,34 @@ def test_private_by_a_directory_above(public_path: Path) -> None:
             stream = opened(path)
             stream.close()
             assert stream.private is private
+
+
+def test_private_by_what_was_opened(public_path: Path) -> None:
+    """Not by what the path means by then: who may exchange a link in it has shown two files."""
+    secret, public, link = (public_path / name for name in ("secret", "public", "link"))
+    for path, mode in ((secret, 0o600), (public, 0o644)):
+        path.write_bytes(BODY)
+        path.chmod(mode)
+    link.symlink_to(secret)
+    fd, status = open_regular(str(link))
+    link.unlink()
+    link.symlink_to(public)
+    stream = FileStream(str(link), fd, 0, status.st_size)
+    stream.close()
+    assert stream.private
+
+
+def test_private_by_where_it_is_by_then(public_path: Path) -> None:
+    """A file that everybody may read, in a directory that is closed, is not made public by another of its name."""
+    hidden, public, link = public_path / "hidden", public_path / "public", public_path / "link"
+    hidden.mkdir(0o700)
+    for path in (hidden / "x", public):
+        path.write_bytes(BODY)
+        path.chmod(0o644)
+    link.symlink_to(hidden / "x")
+    fd, status = open_regular(str(link))
+    link.unlink()
+    link.symlink_to(public)
+    stream = FileStream(str(link), fd, 0, status.st_size)
+    stream.close()
+    assert stream.private
