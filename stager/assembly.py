@@ -8,6 +8,8 @@ name of the same image, or the next job, finds it.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -105,7 +107,8 @@ class Assembly:
     whence: str = ""
     _phase: str = "resolving"
     _pulling: Pulling | None = None
-    _written: tuple[int, int] = (0, 0)
+    _fed: tuple[int, int] = (0, 0)
+    _made: str = ""
     _cancelled: bool = False
 
     @property
@@ -120,7 +123,7 @@ class Assembly:
     def progress(self) -> tuple[int, int]:
         """As Transfer.progress."""
         if self._phase == "converting":
-            return self._written
+            return self._converted
         return self._pulling.progress if self._pulling is not None else (0, 0)
 
     def run(self, unless: Validators | None = None) -> bool:
@@ -134,7 +137,8 @@ class Assembly:
             return True  # all of it is made, only the publishing was cut off
         if manifest is None:
             return False
-        name = sha256(f"{manifest.digest}\n{self.converter.parameters}".encode()).hexdigest()
+        # With the platform: what is known was checked for the one that was wanted then, see _config.
+        name = sha256(f"{manifest.digest}\n{self.converter.parameters}\n{self.platform}".encode()).hexdigest()
         if self._is_here(name, top):
             return False
         self.on_resolved(self.origin.private)
@@ -196,14 +200,25 @@ class Assembly:
         self._check()
         self._phase = "converting"
 
-        def written(done: int, total: int) -> None:
-            self._written = (done, total)
+        def feed(done: int, total: int) -> None:
+            self._fed = (done, total)
 
         with self.blobs.work_folder(allow_unsafe=self.allow_unsafe) as folder:
-            made = f"{folder}/image"
-            self.converter.write(indexes, pulling.open, made, config=config, progress=written, check=self._check)
+            self._made = made = f"{folder}/image"
+            self.converter.write(indexes, pulling.open, made, config=config, progress=feed, check=self._check)
             self.trace("converted")
             self.partial.take(made, Validators(str(manifest.top)), self.origin.name, private=self.origin.private)
+
+    @property
+    def _converted(self) -> tuple[int, int]:
+        """Return bytes read and written, and in all.
+
+        What has been read may be in memory: xz took 8 s for the last 28 MiB, at which nobody should lose patience.
+        """
+        (fed, total), made = self._fed, 0
+        with suppress(OSError):
+            made = os.stat(self._made).st_size
+        return fed + made, total + (made * total // fed if fed else made)
 
     def _config(self, manifest: Manifest) -> ContainerConfig:
         if manifest.config.media_type and manifest.config.media_type not in CONFIGS:

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -357,6 +357,28 @@ def test_the_phases_are_told(scene: Scene) -> None:
     assert done == [sum(map(len, LAYERS[:number])) for number in range(len(LAYERS))]
     assert {progress[1] for phase, progress in seen if phase in pulling} == {total}
     assert it.progress == (len(LAYERS), len(LAYERS))
+    copy.close()
+
+
+def test_what_is_read_and_still_to_be_written_is_progress(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy)
+    seen: list[tuple[int, int]] = []
+
+    class Slow(FakeConverter):
+        def write(self, *args: Any, **how: Any) -> None:  # noqa: ANN401
+            how["progress"](10, 20)
+            seen.append(it.progress)
+            for size in (6, 12):
+                with open(args[2], "wb") as out:
+                    out.truncate(size)
+                seen.append(it.progress)
+            os.unlink(args[2])
+            super().write(*args, **how)
+
+    it.converter = Slow()
+    assert it.run()
+    assert seen == [(10, 20), (16, 32), (22, 44)]
     copy.close()
 
 
