@@ -4,6 +4,8 @@
 
     tool.sif@0123456789ab 0123456789ab…      the item, a blank, the digest's 64 digits
 
+What is made of a registry's image has an item with the manifest's digest as well: who submits a job knows no other.
+
 It is there only where a load sensor, or whoever pushes, has made it, so that others pay for nothing but a look. Writers
 change it under `locks/report.lock`, each after what it did to the store: then the file has all of it, whoever comes
 last. Readers take no lock. A writer that dies in between leaves a file that is wrong until the next `rebuild`, for
@@ -40,6 +42,7 @@ LOCK_SECONDS = 5.0
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:+-")
 _HEX = frozenset("0123456789abcdef")
+_REGISTRIES = ("docker://", "oras://")
 
 
 def item_name(shown: str) -> str:
@@ -56,6 +59,23 @@ def item_name(shown: str) -> str:
 def item(shown: str, digits: str) -> str:
     """Return the item of an image: what it is called, and the beginning of its digest."""
     return f"{item_name(shown)}@{digits[:DIGITS]}"
+
+
+def manifest_in(shown: str) -> str:
+    """Return the 64 digits of the manifest or index that a reference to a registry names; empty if it names none."""
+    digits = shown.rpartition("@sha256:")[2]
+    return digits if shown.startswith(_REGISTRIES) and _is_digits(digits) else ""
+
+
+def manifests(layout: Layout) -> dict[str, set[str]]:
+    """Return image → the manifests and indexes that named it, 64 digits each: by references, or by what tags meant."""
+    found: dict[str, set[str]] = {}
+    for digits, record in _meanings(layout):
+        etag = record.get("etag", "").removeprefix("sha256:")
+        told = {manifest_in(record["reference"])}
+        told |= {etag} if record["reference"].startswith(_REGISTRIES) and _is_digits(etag) else set()
+        found.setdefault(digits, set()).update(told - {"", digits})
+    return found
 
 
 def read(layout: Layout) -> list[tuple[str, str]]:
@@ -131,17 +151,26 @@ def _survey(layout: Layout) -> Iterator[tuple[str, str]]:
     told = [digest for digest in images.digests(layout) if _is_told(layout, digest)]
     told.sort(key=lambda digest: images.last_used(layout, digest), reverse=True)
     names: dict[str, set[str]] = {digest.hex: set() for digest in told[:ITEMS_MAX]}
-    for key in files.names(f"{layout.root}/refs"):
-        record = files.read_record(layout.reference_record(key)) or {}
-        digits = record.get("digest", "").removeprefix("sha256:")
-        if digits in names and record.get("reference"):
-            names[digits].add(item(record["reference"], digits))
+    made_of = manifests(layout)
+    for digits, record in _meanings(layout):
+        if digits in names:
+            shown = record["reference"]
+            more = made_of.get(digits, ()) if shown.startswith(_REGISTRIES) else ()
+            names[digits].update(item(shown, each) for each in (digits, *more))
     count = 0
     for digest in told[:ITEMS_MAX]:
         for name in sorted(names[digest.hex]) or [_by_origin(layout, digest)]:
             if count < ITEMS_MAX:
                 yield name, digest.hex
             count += 1
+
+
+def _meanings(layout: Layout) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what references meant when last seen: 64 digits of an image, and the record, which has a `reference`."""
+    for key in files.names(f"{layout.root}/refs"):
+        record = files.read_record(layout.reference_record(key)) or {}
+        if record.get("reference"):
+            yield record.get("digest", "").removeprefix("sha256:"), record
 
 
 def _by_origin(layout: Layout, digest: Digest) -> str:
@@ -164,9 +193,13 @@ def _lines(layout: Layout) -> list[tuple[str, str]]:
 
 def _is_sound(entry: str, digits: str) -> bool:
     name, _, beginning = entry.partition("@")
-    if len(digits) != 64 or not _HEX.issuperset(digits) or beginning != digits[:DIGITS]:
+    if not _is_digits(digits) or len(beginning) != DIGITS or not _HEX.issuperset(beginning):
         return False
     return 0 < len(name) <= NAME_MAX and _PLAIN.issuperset(name)
+
+
+def _is_digits(text: str) -> bool:
+    return len(text) == 64 and _HEX.issuperset(text)
 
 
 def _write(layout: Layout, lines: list[tuple[str, str]]) -> None:

@@ -15,6 +15,7 @@ from stager.program import ProgramFailed
 from stager.program import run as run_program
 from stager.progress import write_line
 from stager.schedulers import hook, sbatch, submit_options
+from stager.schedulers.affinity import known_as
 from stager.schedulers.request import VARIABLES
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def _pin(component: sbatch.Component, options: dict[str, str]) -> None:
     component.images = tuple(str(each) for each in found)
     sbatch.tell(component, component.images, options.get("comment", ""))
     if component.affinity:
-        digests = [each.digest.hex for each in found if each.digest]
         prefix = load(dict(os.environ), {}).slurm_features_prefix
-        features = [f"{prefix}{digest[:12]}" for digest in dict.fromkeys(digests)]
+        digests = dict.fromkeys(digest.hex[:12] for digest in map(known_as, found) if digest is not None)
+        features = [f"{prefix}{digits}" for digits in digests]
         wish = sbatch.preference(options, features, _nodes(options))
         component.words += [f"--prefer={wish}"] if wish else []
 

@@ -9,9 +9,10 @@ from stager.cli.output import write, write_json
 
 EPILOG = """\
 For root's timer (stage-image-features.timer), on every node. Each image of the store becomes a feature of the node: the
-prefix of slurm.features_prefix and 12 digits of its digest, available and active. Features of others stay. Slurm hears
-only of changes, and again what it has forgotten, as it does at `scontrol reconfigure`. Then `sbatch --prefer` and
-`--constraint` know where images are. Private images, and the stores of users, are not told.
+prefix of slurm.features_prefix and 12 digits of its digest, available and active; what is made of a registry's image
+has one more, of its manifest's digest. Features of others stay. Slurm hears only of changes, and again what it has
+forgotten, as it does at `scontrol reconfigure`. Then `sbatch --prefer` and `--constraint` know where images are.
+Private images, and the stores of users, are not told.
 """
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stager import config as site
 from stager.cli.node import Node
-from stager.cli.slurm_publishing import held_here
+from stager.cli.slurm_publishing import held_here, known_as
 from stager.errors import ConfigError, StageImageError
 from stager.schedulers import features, hook, private, scontrol, slurm_config, slurm_node, slurm_rules
 from stager.schedulers.scontrol import SlurmNode
@@ -78,8 +78,9 @@ def _features(settings: Config, known: SlurmNode | StageImageError) -> Finding:
     try:
         if isinstance(known, StageImageError):
             raise known
-        held = held_here(Node({"store": settings.store} if settings.store else {}))
-        change = features.change(held, known.available, known.active, settings.slurm_features_prefix)
+        node = Node({"store": settings.store} if settings.store else {})
+        held = held_here(node)
+        change = features.change(known_as(node, held), known.available, known.active, settings.slurm_features_prefix)
     except StageImageError as error:
         return Finding("advice", "features", f"cannot be compared: {error.message}", error.hint)
     if change is None:

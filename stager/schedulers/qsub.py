@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager.errors import InvalidReference, UsageError
+from stager.schedulers.affinity import known_as
 from stager.schedulers.request import VARIABLES
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def wish(references: Sequence[Reference], complexes: Sequence[str]) -> list[str]
     By digest: what is called the same on a host may be another image. Each value that has them counts for a host, so
     that it does not matter in which of a host's values an image is told of.
     """
-    digests = [each.digest.hex[:12] for each in references if each.digest is not None]
-    pattern = "&".join(f"*@{digits};*" for digits in dict.fromkeys(digests))
+    digests = dict.fromkeys(digest.hex[:12] for digest in map(known_as, references) if digest is not None)
+    pattern = "&".join(f"*@{digits};*" for digits in digests)
     if not pattern or not complexes:
         return []
     return ["-soft", "-l", ",".join(f"{name}={pattern}" for name in complexes), "-hard"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stager import collect, report
-from stager.store import files
+from stager.interfaces import Validators
+from stager.reference import parse
+from stager.schedulers.affinity import known_as
+from stager.store import files, memory
 from tests.support.fake_mounter import FakeMounter
 from tests.support.fake_node import FakeNode, fake_node, origin, version
 from tests.support.told_store import ToldStore
@@ -81,6 +85,48 @@ def test_an_image_that_nothing_means_any_more_is_called_by_its_origin(store: Tol
     store.mean(URL + "tool.sif", 2)
     report.rebuild(store.layout, create=True)
     assert names(store) == [f"tool.sif@{after.hex[:12]}", f"tool.sif@{before.hex[:12]}"]
+
+
+def test_what_was_converted_is_told_by_its_manifest_too(store: ToldStore) -> None:
+    index, pinned = "a" * 64, "b" * 64
+    digest = store.add(1, f"docker://h.x/lab/tool@sha256:{pinned}", "oci:/layout")
+    tagged = parse("docker://h.x/lab/tool:1")
+    record = store.layout.reference_record(tagged.key)
+    memory.write_seen(record, tagged.shown, digest, validators=Validators(f"sha256:{index}"), at=1.0)
+    on_disk = store.layout.reference_record(parse("oci:/layout").key)
+    memory.write_seen(on_disk, "oci:/layout", digest, validators=Validators(f"sha256:{'c' * 64}"), at=1.0)
+    report.rebuild(store.layout, create=True)
+    assert report.manifests(store.layout) == {digest.hex: {index, pinned}}
+    of_registry = {f"{name}@{digits[:12]}" for name in ("tool", "tool:1") for digits in (digest.hex, index, pinned)}
+    assert set(names(store)) == {*of_registry, f"layout@{digest.hex[:12]}"}
+    assert {digits for _, digits in report.read(store.layout)} == {digest.hex}
+    shutil.rmtree(store.layout.image_dir(digest))
+    assert report.read(store.layout) == []
+
+
+def test_a_file_from_a_registry_is_told_once(store: ToldStore) -> None:
+    digest = store.add(1)
+    reference = parse("oras://h.x/lab/tool:1")
+    record = store.layout.reference_record(reference.key)
+    memory.write_seen(record, reference.shown, digest, validators=Validators(str(digest)), at=1.0)
+    report.rebuild(store.layout, create=True)
+    assert names(store) == [f"tool:1@{digest.hex[:12]}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "digits"),
+    [
+        (f"docker://h.x/tool:1@sha256:{'a' * 64}", "a" * 64),
+        (f"oras://h.x/tool@sha256:{'a' * 64}", "a" * 64),
+        ("docker://h.x/tool:1", None),
+        (f"https://h.x/tool.sif@sha256:{'b' * 64}", "b" * 64),
+        ("https://h.x/tool.sif", None),
+        (f"library://e/c/tool:sha256.{'c' * 64}", "c" * 64),
+    ],
+)
+def test_by_what_a_wish_is_known(text: str, digits: str | None) -> None:
+    known = known_as(parse(text))
+    assert (known and known.hex) == digits
 
 
 def test_private_images_are_not_told(store: ToldStore) -> None:
