@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,7 +17,7 @@ import requests
 from tests.support.cluster.bed import ORIGIN, Cluster
 from tests.support.cluster.job import PATIENCE, QUICK, nothing_is_left
 from tests.support.registry import OCI_MANIFEST, Registry, tar_layer
-from tests.support.tasks import all_end, until, wait_for
+from tests.support.tasks import COMMAND, Tasks, all_end, until, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,3 +140,37 @@ def test_what_one_job_converted_the_next_one_knows_by_another_name(tmp_path: Pat
         it.put("second", it.first)
         assert ends(follower.stage(REFERENCE.replace("tool:1", "tool:second"), job="2")) == {digest}
         assert len(it.asked("blobs")) == blobs, "ZooKeeper remembers what came of the manifest"
+
+
+def launcher(folder: Path, nodes: list[Node]) -> str:
+    """Return a launcher for prefetch, out here, that runs a command on a node."""
+    path = folder / "launch"
+    lines = ["#!/bin/sh", 'case "$1" in']
+    for node in nodes:
+        given = [f"{name}={value}" for name, value in node.environ("").items() if value]
+        lines.append(f'{node}) exec {shlex.join(node.host.enter("env", *given))} sh -c "$2" ;;')
+    path.write_text("\n".join([*lines, "esac", "exit 255", ""]), encoding="utf-8")
+    path.chmod(0o755)
+    return f"{path} {{node}}"
+
+
+def test_prefetch_pulls_once_for_all_nodes_and_the_cluster_knows_who_has_it(tmp_path: Path) -> None:
+    with town(tmp_path, 3, STAGE_IMAGE_CLUSTER_LINGER="5s") as it, Tasks(tmp_path) as tasks:
+        nodes = it.cluster.nodes
+        program = tmp_path / "stage-image"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+        where = f"--nodes={','.join(map(str, nodes))}"
+        ran = tasks.run("prefetch", REFERENCE, where, "--launcher", launcher(tmp_path, nodes), f"--program={program}")
+        assert (ran.done(), ran.answer) == (0, f"3 of 3 nodes have {REFERENCE}"), ran.err
+        (digest,) = {digest for node in nodes for digest in staged(node)}
+        assert len(it.asked("blobs")) == len(layers(1)) + 1
+        (listing,) = nodes[0].stage("list", "--cluster", "--json")
+        assert listing.done() == 0, listing.err
+        (row,) = json.loads(listing.out)
+        assert (row["digest"], sorted(row["nodes"])) == (f"sha256:{digest}", sorted(map(str, nodes)))
+        assert row["references"] == [REFERENCE]
+        (shown,) = nodes[1].stage("list")
+        assert shown.done() == 0, shown.err
+        assert shown.out.splitlines()[1].endswith(f"  {REFERENCE}")
+        nothing_is_left(it.cluster, linger=5)
