@@ -93,7 +93,7 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, str, object
 def _from_flags(flags: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
     for name, raw in flags.items():
         if raw is not None:
-            yield f"--{name.replace('_', '-')}", _label(name), raw
+            yield f"--{name.removeprefix('convert_').replace('_', '-')}", _label(name), raw
 
 
 def _label(name: str) -> str:

@@ -124,7 +124,7 @@ class NotAnImage(StageImageError):
     """The bytes are something else than SIF, squashfs or EROFS."""
 
     exit_code = 72
-    hint = "only SIF, squashfs and EROFS images can be staged; check what the reference points to"
+    hint = "check what the reference points to: SIF, squashfs and EROFS files and container images can be staged"
 
 
 class DamagedImage(StageImageError):

@@ -144,6 +144,11 @@ class Pulling:
         if self._cancelled.is_set():
             raise cancellation()
 
+    def _tell(self, error: StageImageError, seconds: float) -> None:
+        # What hanging up did to a stream is no news of the origin's, and nothing is tried again.
+        if self.on_wait is not None and not self._cancelled.is_set():
+            self.on_wait(error, seconds)
+
     def _bring(self, layer: Descriptor, read: Callable[[Callable[[], Growing]], object]) -> object:
         self._check()
         partial = self._claimed(layer) if layer.digest.hex not in self._holds else None
@@ -186,7 +191,7 @@ class Pulling:
                         policy=self.policy,
                         clock=_Restless(self.clock, self._check),
                         progressed=lambda: partial.held,
-                        on_wait=self.on_wait,
+                        on_wait=self._tell,
                     )
                 return partial.commit()
             except DigestMismatch as error:

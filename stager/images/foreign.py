@@ -13,11 +13,11 @@ LONGEST_QUOTE = 80
 """Characters of foreign text that a message quotes."""
 
 _UNPACK = "unpack it, and stage the SIF, squashfs or EROFS image that is in it"
-_CONVERT = "make an image of it: apptainer build IMAGE.sif docker-archive:FILE"
+_CONVERT = "write docker-archive:FILE if `docker save` made it, or oci-archive:FILE"
 _REBUILD = "make an image of its content: mount it and run mksquashfs, or apptainer build"
 _PAGE = "open the URL in a browser: it may need a login (~/.netrc, or the token_file setting), or another path"
 _BODY = "this is probably an error message of the server: check the URL and its credentials"
-_LAYERS = "build a SIF of it, or give the URL of an image file"
+_LAYERS = "if it is that of an image in a registry, write docker://host/name:tag"
 
 _MAGICS = (
     (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
@@ -38,7 +38,7 @@ _MAGICS = (
 _ISO_OFFSET, _ISO = 0x8001, b"CD001"
 """ECMA-119, 8.1: the first volume descriptor is in sector 16 of 2048 bytes."""
 
-_DOCKER = re.compile(rb"(?:[0-9a-f]{64}(?:/|\.json)|blobs/|manifest\.json|index\.json|oci-layout|repositories)")
+_DOCKER = re.compile(rb"(?:[0-9a-f]{64}(?:/|\.json|\.tar)|blobs/|manifest\.json|index\.json|oci-layout|repositories)")
 """How the first name in the tar files of `docker save`, `podman save` and `skopeo copy` begins."""
 
 _MARKUP = re.compile(r"\s*<[a-zA-Z!?]")

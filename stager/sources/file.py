@@ -18,6 +18,8 @@ PIECE = 1 << 20
 """Bytes a read: the most that Stream.chunks may yield, and a multiple of what parallel file systems stripe by."""
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_DIRECTORY = "name the image file; an OCI layout is written oci:DIR, and sandbox directories cannot be staged"
+_NAME = "check the path; an image in a registry is written docker://host/name:tag"
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
 
@@ -126,7 +128,8 @@ def _failure(path: str, error: OSError | ValueError) -> StageImageError:
     number = error.errno if isinstance(error, OSError) else errno.ENOENT
     reason = os.strerror(number or 0)
     if number in _ABSENT:
-        return NotFound(f"{path} cannot be found: {reason}")
+        hint = _NAME if ":" in path.rpartition("/")[2] else ""
+        return NotFound(f"{path} cannot be found: {reason}", hint=hint)
     if number in _FORBIDDEN:
         return AccessDenied(f"{path} cannot be read: {reason}", hint="ask the image's owner for read permission")
     return OriginUnavailable(f"{path} cannot be read: {reason}")

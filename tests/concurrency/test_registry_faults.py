@@ -355,6 +355,7 @@ def test_a_label_of_transport_coding_on_a_gzip_layer(server: Origin) -> None:
     ("answer", "kind", "words"),
     [
         (document(b"<html>"), DamagedImage, "is not JSON"),
+        (reply(200, b"<html>", Content_Type="text/html; charset=utf-8"), OriginUnavailable, r"page .*\(text/html\)"),
         (document([]), DamagedImage, "not a JSON object"),
         (document({"schemaVersion": 1, "fsLayers": []}), NotAnImage, "schema 1"),
         (document({"schemaVersion": 2}), NotAnImage, "no image"),
@@ -446,6 +447,24 @@ def test_when_all_fail_the_registry_has_the_word(server: Origin) -> None:
         with pytest.raises(NotFound, match=r"does not have a/b:1: 404.*; the mirror says: .* limits the rate"):
             registry(server, mirrors=(mirror.url("/deep/er"),)).manifest()
         assert mirror.requests[0].path == "/deep/er/v2/a/b/manifests/1"
+
+
+def test_what_the_mirror_lacks_is_told_where_the_registry_is_out_of_reach(server: Origin) -> None:
+    server.hook = lambda _: reply(503)
+    with Origin() as mirror:
+        mirror.hook = lambda _: reply(404)
+        with pytest.raises(
+            OriginUnavailable, match=r"failed to send a/b:1: 503.*; the mirror says: .* have a/b:1: 404"
+        ):
+            registry(server, mirrors=(mirror.url(""),)).manifest()
+
+
+def test_a_part_that_is_lost_is_no_misspelt_name(server: Origin) -> None:
+    server.hook = lambda _: reply(404)
+    with pytest.raises(NotFound, match="does not have the blob") as caught:
+        registry(server).blob(LAYER)
+    assert "push it again" in caught.value.hint
+    assert "spelling" not in caught.value.hint
 
 
 def test_what_a_mirror_is_remembered_for(server: Origin) -> None:

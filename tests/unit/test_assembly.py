@@ -283,6 +283,23 @@ def test_it_can_be_given_up_while_layers_come(scene: Scene) -> None:
     copy.close()
 
 
+def test_what_giving_up_did_to_a_stream_is_not_told_as_a_failure_of_the_origin(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy, streams=1)
+
+    def hang_up(blob: Descriptor) -> None:
+        if blob.size > 300:  # a layer, not the configuration
+            it.cancel()
+            raise OriginUnavailable("the transfer from registry.test was given up")
+
+    scene.origin.before = hang_up
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
+        it.run()
+    assert caught.value.errno == errno.ECANCELED
+    assert scene.waits == []
+    copy.close()
+
+
 def test_it_can_be_given_up_while_it_is_converted(scene: Scene) -> None:
     copy = scene.copy()
     it = scene.of(copy)
@@ -340,6 +357,20 @@ def test_an_image_for_another_machine_is_not_taken_for_ours(scene: Scene, says: 
             scene.of(copy).run()
         assert scene.origin.pulled == []
     copy.close()
+
+
+def test_what_was_converted_for_one_machine_is_not_taken_for_another(scene: Scene) -> None:
+    scene.origin.config = b'{"os": "linux", "architecture": "amd64"}'
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    image = image_of(copy.digest())
+    scene.memory.staged[image.digest.hex] = image
+    copy.close()
+    again = scene.copy()
+    assert not scene.of(again).run(), "it is known for the one that it was made for"
+    with pytest.raises(NotFound, match="one for linux/amd64, and linux/arm64 is wanted"):
+        scene.of(again, platform=Platform("linux", "arm64")).run()
+    again.close()
 
 
 def test_the_phases_are_told(scene: Scene) -> None:

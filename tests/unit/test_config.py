@@ -125,7 +125,7 @@ BAD: list[tuple[str, object]] = [
 @pytest.mark.parametrize(("name", "raw"), BAD)
 def test_bad_values_name_source_key_and_what_is_allowed(files: Files, name: str, raw: object) -> None:
     message = files.error(None, **{name: raw}).message
-    assert message.startswith(f"--{name.replace('_', '-')}: {KEYS[name].label} cannot be ")
+    assert message.startswith(f"--{name.removeprefix('convert_').replace('_', '-')}: {KEYS[name].label} cannot be ")
     assert message.endswith(KEYS[name].kind.allowed)
     assert len(message) < 400
 
@@ -365,3 +365,8 @@ def test_the_documented_example_is_right(files: Files) -> None:
     assert len(config.mirrors["https://images.example.org/"]) == 2
     assert config.registry["docker.io"] == RegistrySetting(("https://cache.cluster.example/hub",))
     assert config.registry["registry.cluster.example:5000"].plain_http
+
+
+def test_options_are_named_as_people_write_them(files: Files) -> None:
+    assert files.error(convert_compression="brotli").message.startswith("--compression: convert.compression cannot be ")
+    assert files.error(convert_level="99").message.startswith("--level: convert.level cannot be ")

@@ -38,6 +38,7 @@ def said_of(content: bytes) -> str:
         (tar(b"etc/passwd"), "a tar archive"),
         (tar(b"manifest.json"), "a Docker or OCI archive"),
         (tar(b"0123456789abcdef" * 4 + b"/layer.tar"), "a Docker or OCI archive"),
+        (tar(b"0123456789abcdef" * 4 + b".tar"), "a Docker or OCI archive"),
         (tar(b"blobs/sha256/"), "a Docker or OCI archive"),
         (b"#!/usr/bin/env run-singularity\n" + b"\0" * 2000, "an image of Singularity 2"),
         (b"#!/bin/sh\necho hello\n", "a script"),

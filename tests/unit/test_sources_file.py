@@ -150,8 +150,18 @@ def test_symlinks_are_followed_but_not_in_circles(image: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="is a directory"):
+    with pytest.raises(NotFound, match="is a directory") as caught:
         FileSource(str(tmp_path)).open()
+    assert "oci:DIR" in caught.value.hint
+
+
+def test_who_forgot_docker_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="cannot be found") as caught:
+        FileSource(f"{tmp_path}/ubuntu:24.04").open()
+    assert "docker://host/name:tag" in caught.value.hint
+    with pytest.raises(NotFound, match="cannot be found") as caught:
+        FileSource(f"{tmp_path}/tool.sif").open()
+    assert "docker" not in caught.value.hint
 
 
 def test_a_fifo_does_not_hang(tmp_path: Path) -> None:

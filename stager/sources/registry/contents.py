@@ -10,6 +10,7 @@ from stager.clock import SystemClock
 from stager.errors import DamagedImage, NotFound, OriginUnavailable, StageImageError
 from stager.oci import INDEXES, MANIFEST_MAX, MANIFESTS, Manifest, choose, is_index, read_manifest
 from stager.reference import Digest
+from stager.sources.failures import final
 from stager.sources.mirrors import MirrorStream, RecentFailures
 from stager.sources.registry import server as servers
 from stager.sources.registry.blob import open_blob
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from stager.sources.registry.settings import RegistrySettings
 
 T = TypeVar("T")
+
+_PAGES = ("text/html", "application/xhtml+xml")
+_PAGE_HINT = "check host and port; on the way there may be a proxy or a login page: look at it with `curl -L`"
 
 ACCEPT = ", ".join((*INDEXES, *MANIFESTS))
 """Without it registries have nothing, or Docker's old format (distribution-spec 1.1, pulling manifests)."""
@@ -118,6 +122,8 @@ class Contents:
             question, response = server.ask("GET", f"manifests/{target}", headers, stack)
             data = question.read(response, MANIFEST_MAX, "a manifest")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if media_type in _PAGES:
+            raise final(f"{server.name} answers with a page for people ({media_type}), as no registry does", _PAGE_HINT)
         found = f"sha256:{sha256(data).hexdigest()}"
         if ":" in target and found != target:
             raise DamagedImage(f"{server.name} sends a manifest with the digest {found} where {target} was asked for")
@@ -137,8 +143,9 @@ class _Delivery(MirrorStream):
 
 
 def _summary(error: StageImageError, others: Iterable[StageImageError]) -> StageImageError:
-    """Return the registry's own error, which decides, with what mirrors said."""
-    asides = [f"the mirror says: {other.message}" for other in others if not isinstance(other, NotFound)]
+    """Return the registry's own error, which decides, with what mirrors said; that they lack it, too, is no news."""
+    lacks = isinstance(error, NotFound)
+    asides = [f"the mirror says: {other.message}" for other in others if not (lacks and isinstance(other, NotFound))]
     error.message = "; ".join([error.message, *asides])
     error.args = (error.message,)
     return error

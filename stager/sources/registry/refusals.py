@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ERROR_MAX = 64 * 1024
 """Bytes of an error's body that are read."""
 
+BLOB = "the blob "
+"""How an Asker's subject begins that is a blob: who names an image does not name its blobs."""
+
 _SHOWN = 200
 """Characters of a server's own words that are shown."""
 
@@ -109,6 +112,9 @@ def denied(asker: Asker, words: str) -> AccessDenied:
 
 
 def _not_there(asker: Asker, words: str) -> NotFound:
+    if asker.subject.startswith(BLOB):
+        hint = "the registry has lost a part of the image: push it again, or ask its owner to"
+        return NotFound(f"{asker.host} does not have {asker.subject}: {words}", hint=hint)
     hint = "check the spelling of the repository and the tag"
     if not asker.found:
         hint += f"; a private one looks like this to those who are not logged in: {asker.login}"

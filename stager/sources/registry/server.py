@@ -16,7 +16,7 @@ from stager.sources.failures import host_of
 from stager.sources.registry import credentials
 from stager.sources.registry.gate import Gate
 from stager.sources.registry.question import Question
-from stager.sources.registry.refusals import Asker
+from stager.sources.registry.refusals import BLOB, Asker
 from stager.sources.registry.tokens import Wanted
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Server:
         kind, _, target = path.partition("/")
         subject = f"{self._image.repository}{'@' if ':' in target else ':'}{target}"
         if kind == "blobs":
-            subject = f"the blob {target} of {self._image.repository}"
+            subject = f"{BLOB}{target} of {self._image.repository}"
         return Asker(self.name, subject, credential.user if credential else "", credential.found if credential else "")
 
     def _fetch(self, challenge: Challenge, credential: Credential | None) -> Token:
