@@ -156,7 +156,9 @@ class Squashing:
             raise self._failure(code)
 
     def _failure(self, code: int) -> ConverterMissing | NoSpace:
-        said = os.pread(self._said, 1 << 16, 0).decode("utf-8", "replace").strip()[-_LAST_WORDS:]
+        said = " ".join(os.pread(self._said, 1 << 16, 0).decode("utf-8", "replace").split())[-_LAST_WORDS:]
+        # Names of files are a stranger's, and may hold what moves the cursor.
+        said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
         if "No space left" in said or "Disk quota exceeded" in said:
             return NoSpace(f"the image does not fit on the file system of {self._dest}: {said}")
         how = f"exit code {code}" if code > 0 else f"signal {-code}"

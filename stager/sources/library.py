@@ -92,7 +92,8 @@ class LibrarySource:
             data = _bounded(self._stream(exchange, response, _judged(exchange, response, Asked()), stack))
         said = metadata.read(data, self.name)
         if said.arch and said.arch != self._arch:
-            raise NotFound(f"{self._image} is there for {said.arch} only", hint="choose that with --platform")
+            there = ascii(said.arch[:40])[1:-1]
+            raise NotFound(f"{self._image} is there for {there} only", hint="choose that with --platform")
         if not said.uploaded:
             raise NotFound(f"{self._image} has not been uploaded to the end", hint="upload it again")
         return said

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -130,7 +131,10 @@ def _is_for(remote: Mapping[str, str], url: str) -> bool:
 
 def is_here(host: str) -> bool:
     """Whether a host name means this very machine, to which there is no way to listen in on."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # 127.0.0.1.example.org, say
 
 
 def _port(scheme: str) -> int:

@@ -176,6 +176,10 @@ def test_the_architecture_counts(library: Library, home: Path) -> None:
 
 
 def test_a_library_that_does_not_care_for_the_architecture(library: Library, home: Path) -> None:
+    library.put(PATH, TAG, Image(BODY, extra={"arch": "\x1b[2J" * 1000}))
+    with pytest.raises(NotFound, match=r"there for (\\x1b\[2J){5,} only") as caught:
+        source(library, home).open()
+    assert len(caught.value.message) < 300
     library.put(PATH, TAG, Image(BODY, extra={"arch": "s390x"}))
     with pytest.raises(NotFound, match="for s390x only"):
         source(library, home).open()

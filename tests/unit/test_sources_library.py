@@ -10,7 +10,7 @@ import pytest
 from stager.errors import ConfigError, InvalidReference, OriginUnavailable
 from stager.reference import Digest
 from stager.sources import library_metadata as metadata
-from stager.sources.library_remotes import read, token_for
+from stager.sources.library_remotes import is_here, read, token_for
 from stager.sources.library_settings import LibraryName, library_pin, parse
 
 if TYPE_CHECKING:
@@ -183,3 +183,14 @@ def test_plain_http_gets_a_token_only_where_the_remote_says_so(tmp_path: Path, i
     environ = put(tmp_path, f"Remotes:\n  a:\n    URI: h.example\n    Token: abc\n    Insecure: {insecure}\n")
     assert token_for("http://h.example", environ) == token
     assert token_for("https://h.example", environ) == "abc"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_this_very_machine(host: str) -> None:
+    assert is_here(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.example.org", "127.example.org", "10.0.0.1", ""])
+def test_other_machines(host: str) -> None:
+    """None of them is asked without TLS, nor shown a token there."""
+    assert not is_here(host)
