@@ -262,11 +262,7 @@ def test_the_tool_fails_or_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         ("echo hello", ConverterMissing, "which version"),
         ('[ "$1" = -version ] && echo version 4.6.1 || { echo broke >&2; exit 3; }', ConverterMissing, "broke"),
         (
-            (
-                '[ "$1" = -version ] && echo version 4.6.1 || { printf "a\\n\\033[2J" >&2; exit 3; }',
-                ConverterMissing,
-                r"a \\x1b",
-            ),
+            '[ "$1" = -version ] && echo version 4.6.1 || { printf "a\\n\\033[2J" >&2; exit 3; }',
             ConverterMissing,
             r"a \\x1b",
         ),
