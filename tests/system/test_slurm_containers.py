@@ -79,6 +79,8 @@ def test_jobs_go_where_what_the_tag_means_has_been_converted(bed: Bed, registry:
     told = bed.root.run("stage-image", "slurm", "features", node=warm)
     assert told.out.startswith(f"{warm}: added img_"), told.err
     assert told.out.endswith("(1 image)\n")
+    judged = bed.root.run("stage-image", "slurm", "doctor", node=warm)
+    assert f"Slurm knows what {warm} holds: 1 image" in judged.out
     front = bed.user.home / "front"
     front.mkdir(mode=0o755)
     (front / "sbatch").symlink_to(ROOT / "sbatch-wrapper" / "sbatch")
