@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stager.errors import InvalidReference
+from stager.container_references import library_parts
 from stager.reference import Digest
 from stager.sources.settings import HttpSettings
 
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 PUBLIC = "https://library.sylabs.io"
 """What cloud.sylabs.io names as its library in /assets/config/config.prod.json."""
 
-_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _HASH = re.compile(r"sha256[.:]([0-9a-f]{64})")
-_HINT = "write library://entity/collection/container:tag, with library://host/ before it for another library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +52,11 @@ class LibraryName:
 def parse(location: str) -> LibraryName:
     """Return what `[library://][host/][entity/[collection/]]container[:tag]` names. Raises InvalidReference.
 
-    What is left out is filled in by the service: it knows `alpine` as `library/default/alpine`. A first component is
-    a host if three follow, as for Singularity (splitHostNameAndPath), or if it has a port, as no entity can. A dot
-    alone does not make it one: entities may be called `jane.doe`.
+    What is left out is filled in by the service: it knows `alpine` as `library/default/alpine`. Which host is asked is
+    read in one place only: what a site allows, and what is asked, must be the same.
     """
-    rest = location.removeprefix("library://").lstrip("/")
-    first, slash, others = rest.partition("/")
-    is_host = bool(slash) and (rest.count("/") == 3 or ":" in first)
-    host, rest = (first.lower(), others) if is_host else ("", rest)
-    path, colon, tag = rest.partition(":")
-    parts = path.split("/")
-    if len(parts) > 3 or not all(map(_PART.fullmatch, parts)) or (colon and not _TAG.fullmatch(tag)):
-        raise InvalidReference(f"{_shown(rest)} is not the name of a library's image", hint=_HINT)
-    if host and not _is_host(host):
-        raise InvalidReference(f"{_shown(host)} is not a host name", hint=_HINT)
-    return LibraryName(host, path, tag or "latest")
+    host, parts, tag = library_parts(f"library://{location.removeprefix('library://')}")
+    return LibraryName(host, "/".join(parts), tag or "latest")
 
 
 def library_pin(location: str) -> Digest | None:
@@ -81,13 +68,3 @@ def digest_in(text: str) -> Digest | None:
     """Return what the hash that a library gives an image says; None for those of images before 2019 (`sif.<uuid>`)."""
     match = _HASH.fullmatch(text.lower())
     return Digest(match[1]) if match else None
-
-
-def _is_host(host: str) -> bool:
-    match = re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::([0-9]{1,5}))?", host)
-    return match is not None and (match[1] is None or 0 < int(match[1]) < 65536)
-
-
-def _shown(text: str) -> str:
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 120 else quoted[:117] + "..."

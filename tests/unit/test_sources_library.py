@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stager.container_references import library_parts
 from stager.errors import ConfigError, InvalidReference, OriginUnavailable
 from stager.reference import Digest
+from stager.reference import parse as parse_reference
 from stager.sources import library_metadata as metadata
 from stager.sources.library_remotes import is_here, read, token_for
 from stager.sources.library_settings import LibraryName, library_pin, parse
@@ -67,7 +69,7 @@ Remotes:
         ("library:///lab/tools/blast:2.1", LibraryName("", "lab/tools/blast", "2.1")),
         ("tools/blast", LibraryName("", "tools/blast", "latest")),
         ("Host/lab/tools/blast:1", LibraryName("host", "lab/tools/blast", "1")),
-        ("jane.doe/tools/blast", LibraryName("", "jane.doe/tools/blast", "latest")),
+        ("lib.example/tools/blast", LibraryName("lib.example", "tools/blast", "latest")),
         ("lib.example/lab/tools/blast", LibraryName("lib.example", "lab/tools/blast", "latest")),
         ("localhost:5000/tools/blast:1", LibraryName("localhost:5000", "tools/blast", "1")),
         (f"a/b/c:sha256.{HEX}", LibraryName("", "a/b/c", f"sha256.{HEX}")),
@@ -76,6 +78,14 @@ Remotes:
 def test_names(text: str, name: LibraryName) -> None:
     assert parse(text) == name
     assert parse(str(name)) == name
+
+
+@pytest.mark.parametrize("text", ["l.x/a", "l.x/a/b", "l.x/a/b/c", "a/b/c", "h:1/a", "localhost/a/b", "1.2/a:t", "a.b"])
+def test_the_host_that_is_asked_is_the_one_that_a_site_allows(text: str) -> None:
+    """Else `library://l.x/` allowed what an entity of that name has in another library."""
+    host, parts, _ = library_parts(parse_reference(f"library://{text}").location)
+    asked = parse(parse_reference(f"library://{text}").location)
+    assert (asked.host, asked.path) == (host, "/".join(parts))
 
 
 @pytest.mark.parametrize(
