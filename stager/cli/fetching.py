@@ -125,7 +125,8 @@ def make_room(node: Node, size: int, tell: Teller) -> None:
 
 def say_wait(tell: Teller, error: StageImageError, seconds: float) -> None:
     """Say why a try failed, and when the next one comes."""
-    tell.say(f"{error.message}; trying again in {seconds:.0f} s")
+    when = f"in {seconds:.0f} s" if round(seconds) else "at once"
+    tell.say(f"{error.message}; trying again {when}")
 
 
 def _evict(node: Node, old: room.Evictable, tell: Teller) -> None:

@@ -43,8 +43,9 @@ def table(layout: Layout) -> list[tuple[str, ...]]:
 def line(layout: Layout) -> str:
     """Return the cache in a few words, or "" if it is empty."""
     blobs = Blobs(layout)
-    there, unused = blobs.all(), sum(one.size for one in blobs.spare())
+    there, unused = len(blobs.all()), sum(one.size for one in blobs.spare())
     held = blobs.total_size()
     if not there and not held:
         return ""
-    return f"{len(there)} layers of container images: {show_bytes(held)}, {show_bytes(unused)} of it unused"
+    what = f"{there} layer{'s' * (there != 1)}" if there else "parts of layers"
+    return f"{what} of container images: {show_bytes(held)}, {show_bytes(unused)} of it unused"

@@ -42,10 +42,10 @@ def image_of(node: Node, text: str) -> StagedImage:
 
 
 def references(node: Node) -> dict[str, list[str]]:
-    """Return digest → references that meant it when last seen."""
-    found: dict[str, list[str]] = {}
+    """Return digest → references that meant it when last seen, each once, for however many platforms."""
+    found: dict[str, dict[str, None]] = {}
     for key in files.names(f"{node.layout.root}/refs"):
         record = files.read_record(node.layout.reference_record(key))
         if record and "digest" in record:
-            found.setdefault(record["digest"], []).append(record.get("reference", ""))
-    return found
+            found.setdefault(record["digest"], {})[record.get("reference", "")] = None
+    return {digest: list(names) for digest, names in found.items()}

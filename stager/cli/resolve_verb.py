@@ -110,6 +110,7 @@ def resolve(arguments: argparse.Namespace) -> Resolved:
 def _of_registry(node: Node, reference: Reference) -> Reference:
     """Return the reference with the digest of what its tag names now: an index, if there is one, for all platforms."""
     from stager.cli import registries
+    from stager.cli.fetching import say_wait
     from stager.reference import parse
     from stager.retry import RetryPolicy, retrying
 
@@ -120,7 +121,7 @@ def _of_registry(node: Node, reference: Reference) -> Reference:
             origin.manifest,
             policy=RetryPolicy(deadline=node.config.deadline),
             clock=node.clock,
-            on_wait=lambda error, seconds: tell.say(f"{error.message}; trying again in {seconds:.0f} s"),
+            on_wait=lambda error, seconds: say_wait(tell, error, seconds),
         )
     finally:
         tell.close()

@@ -96,7 +96,7 @@ def test_the_server_dies_and_comes_back(tmp_path: Path, store_path: Path, conten
         crowd = tasks.many(8, nginx.url("/tool.sqsh"))
         until(lambda: held(store_path) > 1 << 20, "some bytes")
         nginx.stop()
-        until(lambda: any("trying again in" in task.err for task in crowd), "the leader to notice")
+        until(lambda: any("trying again" in task.err for task in crowd), "the leader to notice")
         nginx.start()
         all_end(crowd)
         (rest,) = nginx.logged(1)  # nginx does not write down what its own end cuts off

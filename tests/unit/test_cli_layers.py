@@ -77,6 +77,13 @@ def test_a_store_without_layers_says_nothing_of_them(blobs: Blobs, answer: Run) 
     assert not os.path.exists(blobs.layout.blobs)
 
 
+def test_one_layer_and_parts_of_some_are_told_as_such(blobs: Blobs, answer: Run) -> None:
+    leave(blobs)
+    assert answer("list")[-1].startswith("parts of layers of container images: ")
+    keep(blobs, 1)
+    assert answer("list")[-1].startswith("1 layer of container images: ")
+
+
 def test_list_tells_of_layers_and_its_json_stays_one_of_images(blobs: Blobs, answer: Run) -> None:
     used, idle = keep(blobs, 1), keep(blobs, 2)
     leave(blobs)

@@ -114,6 +114,10 @@ def test_references_by_digest(held: Held) -> None:
     other = "https://origin/y.sqsh"
     held.saw(Digest(A))
     held.saw(Digest(A), other)
+    record = files.read_record(held.layout.reference_record(parse(other).key))
+    files.write_record(
+        held.layout.reference_record(parse(other).with_variant("linux/arm64", usual=False).key), record or {}
+    )
     held.saw(Digest(B), "https://origin/z.sqsh")
     files.write_text(f"{held.layout.root}/refs/{parse('https://origin/odd').key}", "nonsense")
     found: dict[str, Any] = {digest: sorted(texts) for digest, texts in local.references(held.node).items()}
