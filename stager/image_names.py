@@ -31,6 +31,8 @@ _HOST = re.compile(
 )
 _USER = re.compile(r"[A-Za-z0-9._+$|-]{1,128}")
 _HINT = "write docker://host/repository:tag or docker://host/repository@sha256:<64 hex digits>"
+_LOGIN = "leave the password out, for everybody sees command lines: `docker login` keeps it"
+_NO_URL = "leave it out; a registry without TLS is named in the settings, by plain_http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def parse(text: str) -> ImageName:
     user, at, rest = rest.rpartition("@")
     if at and not _USER.fullmatch(user):
         # `user:password@` would be in every process list of the cluster.
-        raise InvalidReference(f"{_shown(rest)} has something else than a user's name before its @", hint=_HINT)
+        hint = _LOGIN if ":" in user else _HINT
+        raise InvalidReference(f"{_shown(rest)} has something else than a user's name before its @", hint=hint)
     host, repository = _divided(rest)
     repository, colon, tag = repository.partition(":")
     if colon and not _TAG.fullmatch(tag):
@@ -98,6 +101,8 @@ def _divided(rest: str) -> tuple[str, str]:
         return HUB, rest
     host = first.lower()
     port = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
+    if host in ("http:", "https:"):
+        raise InvalidReference(f"{_shown(rest)} has {host}// in it, which is no part of a name", hint=_NO_URL)
     if not _HOST.fullmatch(host) or (port and not 0 < int(port) < 65536):
         raise InvalidReference(f"{_shown(first)} is not a host name", hint=_HINT)
     return (HUB if host in ("index.docker.io", HUB_SERVER) else host), others

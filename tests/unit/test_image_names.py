@@ -72,3 +72,17 @@ def test_a_hint_for_capitals() -> None:
     with pytest.raises(InvalidReference) as caught:
         parse("host.example/Tool")
     assert "lower-case" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("alice:s3cret@host.example/a", "before its @", "leave the password out"),
+        ("http://host.example/a", "http:// in it", "plain_http"),
+        ("HTTPS://host.example/a", "https:// in it", "leave it out"),
+    ],
+)
+def test_names_that_are_urls_are_told_what_to_leave_out(text: str, said: str, hint: str) -> None:
+    with pytest.raises(InvalidReference, match=said) as caught:
+        parse(text)
+    assert hint in caught.value.hint
