@@ -43,12 +43,17 @@ MEMORY = "96M"
 """For its queues and caches: a quarter of the node's memory would be its choice, whatever the job may have. 192M are no
 faster, the bytes are the same, and below 64M it warns (SQUASHFS_LOWMEM)."""
 
+PROCESSORS_MAX = 64
+IN_PIECES = 8 << 20
+"""Bytes of blocks that processors have in hand. Of 4.7.5 with these 96M, "Insufficient memory" is the answer to 32
+processors for blocks of 1 MiB and to 256 for those of 128 KiB; 4.5.1 and 4.6.1 take more than they were allowed."""
+
 CHECK_EVERY = 200
 """Milliseconds between two looks whether all this is still wanted."""
 
 PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031
-_LAST_WORDS = 1000
+_WORDS_MAX = 1000
 
 
 def program() -> str:
@@ -82,14 +87,15 @@ def _environment() -> dict[str, str]:
 class Squashing:
     """mksquashfs at work on the file `dest`; `write` feeds it. Left by an exception, it is ended and `dest` is removed.
 
-    `check` is called at least every 200 ms and may raise. `processors`: as many as we may run on, unless told.
+    `check` is called at least every 200 ms and may raise. `processors`: as many as we may run on, unless told; fewer
+    where they would need more memory than it has.
     """
 
     def __init__(self, dest: str, options: Options, check: Callable[[], None], *, processors: int = 0) -> None:
         self._dest = dest
         self._check = check
         self._said = os.memfd_create("mksquashfs")
-        count = processors or len(os.sched_getaffinity(0))
+        count = min(processors or len(os.sched_getaffinity(0)), PROCESSORS_MAX, IN_PIECES // options.block)
         argv = [program(), "-", dest, "-tar", *FLAGS, *options.arguments(), "-mem", MEMORY, "-processors", str(count)]
         try:
             self._process = subprocess.Popen(
@@ -156,7 +162,9 @@ class Squashing:
             raise self._failure(code)
 
     def _failure(self, code: int) -> ConverterMissing | NoSpace:
-        said = " ".join(os.pread(self._said, 1 << 16, 0).decode("utf-8", "replace").split())[-_LAST_WORDS:]
+        said = " ".join(os.pread(self._said, 1 << 16, 0).decode("utf-8", "replace").split())
+        if len(said) > _WORDS_MAX:  # of an option that it does not know it speaks first, and then of all that it does
+            said = f"{said[: _WORDS_MAX // 2]} ... {said[-_WORDS_MAX // 2 :]}"
         # Names of files are a stranger's, and may hold what moves the cursor.
         said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
         if "No space left" in said or "Disk quota exceeded" in said:

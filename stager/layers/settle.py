@@ -1,8 +1,9 @@
-"""The root of a new squashfs, put right: mksquashfs up to 4.5.1 gives it the time of day and the caller's identity.
+"""The root of a new squashfs, put right: mksquashfs 4.5 gives it the time of day and the caller's identity.
 
-That would be other bytes on every node. The inode table is written without compression for that (-noI), and the root's
-inode changed in its place. The identities stand once each in a table of their own, to which the root's come last, so
-that table is written anew, and what is behind it, the extended attributes, moved. Field orders: squashfs_fs.h.
+That would be other bytes on every node. Options of later versions (-root-time, -root-uid) would be a second way; this
+one was tried with 4.5.1, 4.6.1 and 4.7.5. The inode table is written without compression for that (-noI), and the
+root's inode changed in its place. The identities stand once each in a table of their own, to which the root's come
+last, so that table is written anew, and what is behind it, the extended attributes, moved. Field orders: squashfs_fs.h.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from stager.errors import DamagedImage, ImageRefused
+from stager.errors import DamagedImage
 
 if TYPE_CHECKING:
     from stager.layers.tree import Node
@@ -21,6 +22,9 @@ _NO_IDS, _ROOT, _USED, _IDS, _XATTRS, _INODES, _LOOKUP = 8, 11, 12, 13, 14, 15, 
 _ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 _METADATA = 8192
 _PLAIN = 0x8000
+IDS_MAX = 0xFFFF - 2
+"""Their number has 16 bits, and mksquashfs needs two for the caller, before they are taken out here."""
+
 PAGE = 4096
 """To a multiple of it mksquashfs pads, because loop devices have whole sectors."""
 
@@ -99,11 +103,10 @@ def settle(fd: int, root: Node, others: set[int]) -> None:
     if image.fields[_LOOKUP] != _ABSENT:
         raise DamagedImage("mksquashfs wrote a table for NFS that it should not have")
     ids = image.ids()
-    if set(ids[: len(others)]) == others:
-        ids = ids[: len(others)]
+    if set(ids[: len(others)]) != others:
+        raise DamagedImage("mksquashfs wrote other users and groups than those of the files, or in another order")
+    ids = ids[: len(others)]
     ids += [number for number in dict.fromkeys((root.uid, root.gid)) if number not in ids]
-    if len(ids) > 0xFFFF:
-        raise ImageRefused(f"its files have {len(ids)} users and groups, and squashfs holds 65535")
     image.replace_ids(ids)
     image.describe_root(root, ids)
     image.write()

@@ -10,7 +10,7 @@ from stager.errors import DamagedImage, ImageRefused, NotAnImage, StageImageErro
 from stager.layers import archive, mksquashfs
 from stager.layers.entry import quoted
 from stager.layers.options import MERGE_VERSION
-from stager.layers.settle import settle
+from stager.layers.settle import IDS_MAX, settle
 from stager.layers.stream import Expanded
 from stager.layers.tree import Tree
 
@@ -61,6 +61,7 @@ def write(  # noqa: PLR0913  # what is made, of what, where and how; three more 
     _limit(layers)
     tree = merged(layers, check)
     plan = archive.plan(tree)
+    _limit_tree(tree, plan.ids, layers)
     total = sum(node.content.size for files in plan.files.values() for _, node in files if node.content)
     with mksquashfs.Squashing(dest, options, check) as squashing:
         batch = _Batch(squashing, progress, total)
@@ -88,6 +89,15 @@ def _limit(layers: Sequence[LayerIndex]) -> None:
     allowed = limits.bytes_of(sum(layer.size for layer in layers))
     if sum(max(layer.expanded, layer.files) for layer in layers) > allowed:
         raise ImageRefused(f"the layers expand to more than {allowed} bytes, which no honest image of its size does")
+
+
+def _limit_tree(tree: Tree, ids: set[int], layers: Sequence[LayerIndex]) -> None:
+    """Refuse what mksquashfs would fail at, or be at for hours. Raises ImageRefused."""
+    count = len(ids | {tree.root.uid, tree.root.gid})
+    if count > IDS_MAX:
+        raise ImageRefused(f"its files have {count} users and groups, and squashfs holds no more than {IDS_MAX}")
+    if layers and archive.comparisons(tree) > layers[0].limits.comparisons:
+        raise ImageRefused("its directories have so many entries that mksquashfs would be at it for hours")
 
 
 def merged(layers: Sequence[LayerIndex], check: Callable[[], None]) -> Tree:

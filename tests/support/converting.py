@@ -28,6 +28,7 @@ def converted(
     dest: Path,
     *,
     config: ContainerConfig | None = None,
+    options: layers.Options | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
@@ -36,7 +37,7 @@ def converted(
         [indexed(layer) for layer in built],
         lambda number: io.BytesIO(built[number].blob),
         str(dest),
-        layers.Options(),
+        options or layers.Options(),
         config=config or ContainerConfig(),
         progress=progress,
         check=check,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -42,7 +42,9 @@ from tests.support.layered_images import (
 from tests.support.mounting import forked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
 
 pytestmark = [pytest.mark.needs("mksquashfs", "unsquashfs")]
 
@@ -131,19 +133,7 @@ EVERYTHING = [
 def test_the_kernel_shows_it(tmp_path: Path) -> None:
     config = ContainerConfig(env=("A=b",))
     built = converted(EVERYTHING, tmp_path / "image", config=config)
-    mountpoint = tmp_path / "mountpoint"
-    mountpoint.mkdir()
-
-    def seen() -> dict[str, tuple[object, ...]]:
-        _unshare()
-        command = ["mount", "-o", "loop,ro", str(built), str(mountpoint)]
-        subprocess.run(command, check=True, timeout=30)
-        try:
-            return listing(mountpoint)
-        finally:
-            subprocess.run(["umount", mountpoint], check=True, timeout=30)
-
-    found = forked(seen)
+    found = in_kernel(built, tmp_path, listing)
     assert found["."][:4] == ("0o41711", 7, 70_000, 99)
     assert found["d"][0] == "0o42755"
     assert found["h"][0] == "0o104755"
@@ -160,6 +150,23 @@ def test_the_kernel_shows_it(tmp_path: Path) -> None:
     with built.open("rb") as opened:
         used = int.from_bytes(opened.read(96)[40:48], "little")
         assert trailer.read(opened.fileno(), used) == config
+
+
+def in_kernel(squashfs: Path, folder: Path, look: Callable[[Path], T]) -> T:
+    """Return what is to be seen of it, mounted below `folder` and in no other process."""
+    mountpoint = folder / "mountpoint"
+    mountpoint.mkdir(exist_ok=True)
+
+    def seen() -> T:
+        _unshare()
+        command = ["mount", "-t", "squashfs", "-o", "loop,ro", str(squashfs), str(mountpoint)]
+        subprocess.run(command, check=True, timeout=30)
+        try:
+            return look(mountpoint)
+        finally:
+            subprocess.run(["umount", mountpoint], check=True, timeout=30)
+
+    return forked(seen)
 
 
 def _unshare() -> None:

@@ -12,9 +12,10 @@ import pytest
 import zstandard
 
 from stager.errors import ConfigError, DamagedImage, ImageRefused, NotAnImage, StageImageError
-from stager.layers import Limits, Options
-from stager.layers.archive import END, header, plan, walk
+from stager.layers import Limits, Options, write
+from stager.layers.archive import END, comparisons, header, plan, walk
 from stager.layers.writing import merged
+from stager.oci import ContainerConfig
 from tests.support.converting import indexed
 from tests.support.layered_images import (
     SPARSE_FORMS,
@@ -34,6 +35,7 @@ from tests.support.layered_images import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from stager.layers.tree import Tree
 
@@ -262,3 +264,22 @@ def test_headers_that_mksquashfs_could_stumble_over() -> None:
     size = int(written[0][124:135], 8)
     assert size % 512
     assert written[0][512 + size] == 0
+
+
+def test_comparisons_are_those_of_lists() -> None:
+    """Three names in the root, each found in a list of three; two below one of them, which go through both lists."""
+    assert comparisons(tree([file("a"), file("b"), file("d/x"), file("d/y")])) == 3 * 3 + 2 * (3 + 2)
+
+
+def test_directories_that_would_take_hours(tmp_path: Path) -> None:
+    found = [indexed(layer([file(f"f{number}") for number in range(11)], "plain"), Limits(comparisons=11 * 11 - 1))]
+    with pytest.raises(ImageRefused, match="hours"):
+        write(
+            found,
+            lambda _number: io.BytesIO(),
+            str(tmp_path / "image"),
+            Options(),
+            config=ContainerConfig(),
+            progress=lambda _done, _total: None,
+            check=lambda: None,
+        )
