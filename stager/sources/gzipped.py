@@ -16,15 +16,18 @@ def gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield what gzip members unpack to, in pieces of at most LARGEST bytes.
 
     Raises EOFError if the stream is cut off, which urllib3's decoder passes over in silence, and zlib.error if it is
-    no gzip.
+    no gzip, or more than LARGEST bytes of it come to nothing: empty members, and blocks, could follow for ever.
     """
-    decoder, whole = _decoder(), False
+    decoder, whole, idle = _decoder(), False, 0
     for piece in pieces:
         packed = piece
         while packed:
             plain = decoder.decompress(packed, LARGEST)
+            idle = 0 if plain else idle + len(packed) - len(decoder.unconsumed_tail or decoder.unused_data)
             if plain:
                 yield plain
+            if idle > LARGEST:
+                raise zlib.error("nothing comes of it")
             # Output that is held back needs no input to come out, but some input always follows: a member ends in
             # its checksum.
             packed, whole = decoder.unconsumed_tail, decoder.eof

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from itertools import chain, islice, repeat
 
 import pytest
 
@@ -38,3 +39,19 @@ def test_damaged() -> None:
     packed[-6] ^= 0xFF
     with pytest.raises(zlib.error):
         list(gunzip([bytes(packed)]))
+
+
+@pytest.mark.parametrize(
+    "nothing", [gzip.compress(b""), gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 4000], ids=["members", "blocks"]
+)
+def test_what_never_comes_to_anything_has_an_end(nothing: bytes) -> None:
+    """Bytes arrive all the time, so that no timeout ends it, and who reads waits for ever."""
+    endless = chain([nothing], repeat(nothing if nothing.endswith(b"\0" * 8) else nothing[10:]))
+    with pytest.raises(zlib.error, match="nothing comes of it"):
+        list(gunzip(islice(endless, 1 << 20)))
+
+
+def test_a_long_answer_may_hold_much_that_is_empty() -> None:
+    """As long as something comes in between."""
+    packed = gzip.compress(b"") * (LARGEST // 40) + gzip.compress(b"x")
+    assert b"".join(gunzip([packed] * 3)) == b"xxx"
