@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
 
 from stager.cli.finding import Finding
-from stager.program import ProgramFailed, run
+from stager.errors import ConverterMissing
+from stager.layers import mksquashfs
 
-TOOL = "sqfstar"
-OLDEST = (4, 5)
-"""squashfs-tools 4.5, of July 2021, is the first with sqfstar."""
 PACKAGES = ("isal", "zstandard")
 """Of Python: gzip at several times the speed of zlib, and zstd, which Python has from 3.14 on."""
 REMEDY = "install squashfs-tools 4.5 or later, and with pip: isal zstandard; or have images converted elsewhere"
@@ -28,17 +25,11 @@ def finding() -> Finding:
 
 
 def _tool() -> tuple[bool, str]:
+    # Where and as conversions look for it: that is also where a user's PATH does not lead.
     try:
-        said = run([TOOL, "-version"], timeout=5.0)
-    except ProgramFailed as error:
-        return False, str(error)
-    match = re.search(r"version (\d+)\.(\d+)(\.\d+)?", said)
-    if match is None:
-        return False, f"{TOOL} does not say its version"
-    text = match[0].removeprefix("version ")
-    if (int(match[1]), int(match[2])) < OLDEST:
-        return False, f"{TOOL} {text} is too old"
-    return True, f"{TOOL} {text}"
+        return True, f"{mksquashfs.PROGRAM} {mksquashfs.version(mksquashfs.program())}"
+    except ConverterMissing as error:
+        return False, error.message
 
 
 def _package(name: str) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from hashlib import sha256
 from importlib import import_module, metadata
@@ -14,7 +15,7 @@ import pytest
 from stager.cli import doctor_conversion
 from stager.cli.parser import parse
 from stager.errors import VerifyFailed
-from stager.program import ProgramFailed
+from stager.layers import mksquashfs
 from stager.reference import Digest
 from stager.store import folder
 from stager.store.blobs import Blobs
@@ -138,38 +139,42 @@ def test_verify_removes_bad_layers(blobs: Blobs, answer: Run, capfd: pytest.Capt
 
 
 class TestConversion:
-    def said(self, monkeypatch: pytest.MonkeyPatch, text: str, missing: str = "") -> Finding:
-        def run(argv: list[str], *, timeout: float) -> str:
-            if not text:
-                raise ProgramFailed(argv, 127, "", timeout=timeout)
-            return text
+    def said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, missing: str = "") -> Finding:
+        """Let a program say `text` that is where users' PATHs do not lead; none at all if it is to say nothing."""
 
         def version(name: str) -> str:
             if name == missing:
                 raise metadata.PackageNotFoundError(name)
             return "1.2"
 
-        monkeypatch.setattr(doctor_conversion, "run", run)
+        if text:
+            program = tmp_path / mksquashfs.PROGRAM
+            program.write_text(f"#!/bin/sh\necho '{text}'\n")
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr(mksquashfs, "SEARCH_PATH", str(tmp_path))
         monkeypatch.setattr(metadata, "version", version)
         return doctor_conversion.finding()
 
     @pytest.mark.parametrize("version", ["4.5", "4.5.1", "4.10", "5.0"])
-    def test_all_is_there(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-        found = self.said(monkeypatch, f"sqfstar version {version} (2022/03/17)\n")
+    def test_all_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        found = self.said(tmp_path, monkeypatch, f"mksquashfs version {version} (2022/03/17)")
         assert found.ok
-        assert found.detail == f"can be converted here, by sqfstar {version}, isal 1.2, zstandard 1.2"
+        assert found.detail == f"can be converted here, by mksquashfs {version}, isal 1.2, zstandard 1.2"
 
     @pytest.mark.parametrize(
         ("text", "missing", "said"),
         [
-            ("", "", "sqfstar is not installed; there are isal 1.2, zstandard 1.2"),
-            ("sqfstar version 4.4 (2019)", "", "sqfstar 4.4 is too old; there are"),
-            ("hello", "", "sqfstar does not say its version"),
-            ("sqfstar version 4.6", "isal", "isal is not installed; there are sqfstar 4.6, zstandard 1.2"),
+            ("", "", "mksquashfs is not installed, .*; there are isal 1.2, zstandard 1.2"),
+            ("mksquashfs version 4.4 (2019)", "", "/.*/mksquashfs is of version 4.4, and 4.5 is .*; there are"),
+            ("hello", "", "/.*/mksquashfs does not say which version"),
+            ("mksquashfs version 4.6", "isal", "isal is not installed; there are mksquashfs 4.6, zstandard 1.2"),
         ],
     )
-    def test_something_is_missing(self, monkeypatch: pytest.MonkeyPatch, text: str, missing: str, said: str) -> None:
-        found = self.said(monkeypatch, text, missing)
+    def test_something_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, missing: str, said: str
+    ) -> None:
+        found = self.said(tmp_path, monkeypatch, text, missing)
         assert not found.ok
-        assert found.detail.startswith(f"cannot be converted here: {said}")
+        assert re.match(f"cannot be converted here: {said}", found.detail)
         assert "squashfs-tools 4.5" in found.remedy
