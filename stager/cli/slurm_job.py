@@ -129,8 +129,8 @@ class Story:
         """Nothing: the story goes on with the next image."""
 
     def _turn(self, phase: str) -> None:
-        now = monotonic()
-        self._phases[self._phase] = self._phases.get(self._phase, 0.0) + now - self._since
+        now, part = monotonic(), self._phase.partition(" ")[0]  # of `pulling 3/8 layers of`, all is one part
+        self._phases[part] = self._phases.get(part, 0.0) + now - self._since
         self._phase, self._since = phase, now
 
     def _write(self) -> None:

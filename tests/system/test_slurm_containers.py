@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import contextmanager, suppress
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.registry import tar_layer
+from tests.support.registry import digest_of, tar_layer
 from tests.support.registry_host import PORT, RegistryHost, plain_http, registry_on
 from tests.support.slurm import Bed, slurm
 from tests.support.slurm.bed import ORIGIN
 from tests.support.slurm.site import STORE
-from tests.support.tasks import ROOT
+from tests.support.tasks import ROOT, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +23,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs("slurm", "nginx", "docker-registry", "mksquashfs", "loop")
 
 LAYERS = [tar_layer({"word": b"lower\n", "etc/lower": b"x" * 100_000}), tar_layer({"word": b"tool\n"})]
+LARGE = [tar_layer({"word": b"large\n", "ballast": Random(1).randbytes(8 << 20)})]
 TEAM = f"docker://{ORIGIN}:{PORT}/team/"
-SITE = {"slurm.allow": [TEAM], "runtime": "none", **plain_http(ORIGIN)}
+BUDGET = "0.5s"
+SITE = {
+    "slurm.allow": [TEAM],
+    "slurm.budget": BUDGET,
+    "convert.compression": "xz",
+    "runtime": "none",
+    **plain_http(ORIGIN),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +43,9 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 @pytest.fixture(scope="module")
 def registry(bed: Bed) -> Iterator[RegistryHost]:
-    with registry_on(bed.origin.host, ORIGIN, {"team/tool:1": LAYERS, "other/tool:1": LAYERS}) as registry:
+    with registry_on(
+        bed.origin.host, ORIGIN, {"team/tool:1": LAYERS, "other/tool:1": LAYERS, "team/large:1": LARGE}
+    ) as registry:
         yield registry
 
 
@@ -93,4 +107,39 @@ def test_jobs_go_where_what_the_tag_means_has_been_converted(bed: Bed, registry:
     assert bed.root.run("stage-image", "slurm", "features", node=bed.nodes[0]).out.endswith(
         "nothing to change (0 images)\n"
     )
+    bed.check_tidy()
+
+
+def converters(bed: Bed) -> list[int]:
+    return [pid for pid, line in bed.nodes[0].host.commands().items() if "mksquashfs" in line.partition(" ")[0]]
+
+
+@contextmanager
+def halted(bed: Bed) -> Iterator[None]:
+    """Stop the conversion on the first node, as soon as there is one, for the time of the context."""
+    (pid,) = until(lambda: converters(bed), "a conversion")
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_conversion_outlasts_its_prolog_and_ends_with_its_job(bed: Bed, registry: RegistryHost) -> None:
+    options = ("-N1", "--nodelist=n1", f"--comment=stage-image={registry.name('team/large:1')}")
+    script = '#!/bin/sh\ncat "$STAGE_IMAGE_ROOT/word"\n'
+    job = bed.sbatch(script, *options)
+    with halted(bed):
+        assert bed.user.run("scancel", job).code == 0
+        assert bed.await_job(job) == "CANCELLED"
+        assert bed.leftovers() == []
+        assert converters(bed) == []
+    assert not list(bed.nodes[0].store.glob("partial/work/*"))
+
+    job = bed.sbatch(script, *options)
+    with halted(bed):
+        bed.await_state(job, "RUNNING")
+    assert bed.await_job(job) == "COMPLETED"
+    told, word = bed.output(job).splitlines()
+    assert (word, "/1 layers" in told, "(converting " in told) == ("large", False, True), told
+    assert registry.asked("blobs").count(f"GET /v2/team/large/blobs/{digest_of(LARGE[0])}") == 1, "it was kept"
     bed.check_tidy()
