@@ -44,7 +44,7 @@ class RegistryHost:
 
 @contextmanager
 def registry_on(host: Host, address: str, images: Mapping[str, Sequence[bytes]]) -> Iterator[RegistryHost]:
-    """Serve `images`, layers by `team/tool:1`, on the host until the context ends."""
+    """Serve `images`, layers by `team/tool:1`, on the host until that ends; what it serves goes with the context."""
     with Registry() as local:
         for image, layers in images.items():
             name, _, tag = image.partition(":")
@@ -54,9 +54,5 @@ def registry_on(host: Host, address: str, images: Mapping[str, Sequence[bytes]])
         settings = {"version": "0.1", "storage": {"filesystem": {"rootdirectory": local.data}}, "http": http}
         (host.folder / "registry.yml").write_text(json.dumps(settings), encoding="utf-8")
         process = host.start("docker-registry", "serve", str(host.folder / "registry.yml"))
-        try:
-            until(lambda: PORT in host.listening() or not process.running, "the registry to listen")
-            yield RegistryHost(address, process)
-        finally:
-            if process.running:
-                process.kill()
+        until(lambda: PORT in host.listening() or not process.running, "the registry to listen")
+        yield RegistryHost(address, process)

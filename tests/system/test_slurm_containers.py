@@ -57,7 +57,7 @@ srun -n8 sh -c 'echo "$(stage-image path {reference}) $(stage-image exec {refere
 """
     job = bed.sbatch(script, "-N2", "--ntasks-per-node=4", f"--comment=stage-image={reference}")
     assert bed.await_job(job) == "COMPLETED", bed.output(job)
-    lines = [line for line in bed.output(job).splitlines() if not line.startswith("stage-image: ")]
+    lines = [line for line in bed.output(job).splitlines() if line.startswith(STORE)]
     assert len(set(lines)) == 1, bed.output(job)
     line = lines[0]
     path, _, word = line.partition(" ")
