@@ -7,6 +7,7 @@ without an entry gets the time of day and the caller's identity.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from stager.layers.entry import BLOCK, CHAR, DIRECTORY, FILE, HARD, SYMLINK
@@ -73,6 +74,12 @@ def comparisons(tree: Tree) -> int:
         total += each * len(node.children)
         waiting += [(each, child) for child in node.children.values() if child.children]
     return total
+
+
+def same_sized(found: Plan) -> int:
+    """Return how many files mksquashfs compares at most, to find those that are the same: all of a size with all."""
+    sizes = (node.content.size for files in found.files.values() for _, node in files if node.content)
+    return sum(count * count for count in Counter(sizes).values())
 
 
 def walk(tree: Tree) -> Iterator[tuple[bytes, Node]]:

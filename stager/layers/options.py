@@ -63,9 +63,9 @@ class Limits:
     are compressed: deflate reaches 1032, but only with zeros; programs and libraries stay below 10. `names` is in bytes
     of names, links and extended attributes. `entries` and `names` hold for the tree of all layers, too, with the
     directories that no layer describes. `steps` are components of paths, links followed, that are gone through to build
-    it: 20 s or so; about ten for each entry are usual. `comparisons` (see archive.comparisons) hold down the time that
-    mksquashfs takes, which grows with the square of a directory's entries: 50,000 files in one take it 16 s, and
-    300,000, about the most, ten minutes.
+    it: 20 s or so; about ten for each entry are usual. `comparisons` (see archive) hold down the time that mksquashfs
+    takes, which grows with the square of a directory's entries and of files of the same size: 100,000 in one directory,
+    most of one size, take it 160 s, and the most that is allowed an hour.
     """
 
     entries: int = 2_000_000
@@ -74,7 +74,7 @@ class Limits:
     floor: int = 4 << 30
     ratio: int = 250
     steps: int = 1 << 28
-    comparisons: int = 100_000_000_000
+    comparisons: int = 400_000_000_000
 
     def bytes_of(self, compressed: int) -> int:
         """Return how many bytes may come of so many compressed ones."""

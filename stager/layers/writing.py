@@ -61,7 +61,7 @@ def write(  # noqa: PLR0913  # what is made, of what, where and how; three more 
     _limit(layers)
     tree = merged(layers, check)
     plan = archive.plan(tree)
-    _limit_tree(tree, plan.ids, layers)
+    _limit_tree(tree, plan, layers)
     total = sum(node.content.size for files in plan.files.values() for _, node in files if node.content)
     with mksquashfs.Squashing(dest, options, check) as squashing:
         batch = _Batch(squashing, progress, total)
@@ -91,13 +91,13 @@ def _limit(layers: Sequence[LayerIndex]) -> None:
         raise ImageRefused(f"the layers expand to more than {allowed} bytes, which no honest image of its size does")
 
 
-def _limit_tree(tree: Tree, ids: set[int], layers: Sequence[LayerIndex]) -> None:
+def _limit_tree(tree: Tree, plan: archive.Plan, layers: Sequence[LayerIndex]) -> None:
     """Refuse what mksquashfs would fail at, or be at for hours. Raises ImageRefused."""
-    count = len(ids | {tree.root.uid, tree.root.gid})
+    count = len(plan.ids | {tree.root.uid, tree.root.gid})
     if count > IDS_MAX:
         raise ImageRefused(f"its files have {count} users and groups, and squashfs holds no more than {IDS_MAX}")
-    if layers and archive.comparisons(tree) > layers[0].limits.comparisons:
-        raise ImageRefused("its directories have so many entries that mksquashfs would be at it for hours")
+    if layers and archive.comparisons(tree) + archive.same_sized(plan) > layers[0].limits.comparisons:
+        raise ImageRefused("so many files in one directory, or of one size, that mksquashfs would be at it for hours")
 
 
 def merged(layers: Sequence[LayerIndex], check: Callable[[], None]) -> Tree:

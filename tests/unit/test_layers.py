@@ -13,7 +13,7 @@ import zstandard
 
 from stager.errors import ConfigError, DamagedImage, ImageRefused, NotAnImage, StageImageError
 from stager.layers import Limits, Options, write
-from stager.layers.archive import END, comparisons, header, plan, walk
+from stager.layers.archive import END, comparisons, header, plan, same_sized, walk
 from stager.layers.writing import merged
 from stager.oci import ContainerConfig
 from tests.support.converting import indexed
@@ -269,6 +269,11 @@ def test_headers_that_mksquashfs_could_stumble_over() -> None:
 def test_comparisons_are_those_of_lists() -> None:
     """Three names in the root, each found in a list of three; two below one of them, which go through both lists."""
     assert comparisons(tree([file("a"), file("b"), file("d/x"), file("d/y")])) == 3 * 3 + 2 * (3 + 2)
+
+
+def test_files_of_one_size_are_compared_with_each_other() -> None:
+    found = tree([file("a", b"1"), file("b", b"2"), file("c/d", b"3"), file("e", b"44"), file("f"), file("g")])
+    assert same_sized(plan(found)) == 3 * 3 + 1
 
 
 def test_directories_that_would_take_hours(tmp_path: Path) -> None:
