@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.1
 """Between two looks at a blob that another process fetches, and at what our own threads do."""
 
+AGAIN_SECONDS = 2.0
+"""Between two lines that say the same: several layers wait for one registry."""
+
 READERS = min(4, os.cpu_count() or 1)
 """Layers that are read at a time. Decompression lets go of the interpreter's lock, and uses a whole core."""
 
@@ -58,6 +61,7 @@ class Pulling:
     _holds: dict[str, Hold] = field(default_factory=dict)
     _arriving: dict[str, BlobPartial] = field(default_factory=dict)
     _streams: dict[str, Stream] = field(default_factory=dict)
+    _told: dict[str, float] = field(default_factory=dict)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -146,7 +150,10 @@ class Pulling:
 
     def _tell(self, error: StageImageError, seconds: float) -> None:
         # What hanging up did to a stream is no news of the origin's, and nothing is tried again.
-        if self.on_wait is not None and not self._cancelled.is_set():
+        now = self.clock.now()
+        again = now - self._told.get(error.message, -AGAIN_SECONDS) < AGAIN_SECONDS
+        if self.on_wait is not None and not again and not self._cancelled.is_set():
+            self._told[error.message] = now
             self.on_wait(error, seconds)
 
     def _bring(self, layer: Descriptor, read: Callable[[Callable[[], Growing]], object]) -> object:
