@@ -125,7 +125,7 @@ def test_the_last_source_wins(
     config = load({}, given_flags, site_file=paths[0], user_file=paths[1])
     for name in set(KEYS) - {"registry"}:
         layers: list[tuple[str, dict[str, Any]]] = [
-            (f"--{name.replace('_', '-')}", flags),
+            (f"--{name.removeprefix('convert_').replace('_', '-')}", flags),  # as `convert` calls them
             (paths[1], user),
             (paths[0], site),
             ("default", {name: KEYS[name].default}),

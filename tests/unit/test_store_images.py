@@ -333,9 +333,7 @@ def test_use_is_told_by_leases(node: FakeNode) -> None:
     assert images.last_used(node.layout, digest_of(version(9))) == 0
 
 
-MADE = replace(
-    INFO, config=ContainerConfig(env=("A=b",), cmd=("x", "ä\n"), labels={"k": "v"}, platform="linux/arm64")
-)
+MADE = replace(INFO, config=ContainerConfig(env=("A=b",), cmd=("x", "ä\n"), labels={"k": "v"}, platform="linux/arm64"))
 
 
 def publish_info(node: FakeNode, info: ImageInfo) -> StagedImage:
