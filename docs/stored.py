@@ -44,13 +44,15 @@ dot are being written.
 Records are lines of a key, a blank and a value, at most 1 MiB, written aside and renamed. One that belongs to neither
 the reader nor root, that others may write, or that is a symbolic link, counts as absent. `image.json` is JSON: digest,
 origin, `fetched` (seconds since 1970), inode and mtime of the verified file, whether it is `private`, and in `info`
-format, size, compression, architecture and partitions.
+format, size, compression, architecture, partitions and, of a container image, its configuration (without labels where
+it has more than 256 KiB, and none if it has more still).
 
 | what | owner | mode |
 |------|-------|------|
 | a user's store | the user | 0700 |
 | root's store, which all users may read | root | 0755, and the way there is root's |
 | `partial`, `locks`, `pins`, `warm`, `failures`, `quarantine` | as the store | 0700 |
+| `blobs` and all below it | as the store | 0700, files 0600 |
 | an image | as the store | 0444; 0400 if credentials were needed, or other users may not read the origin's file |
 | in root's store, `leases/<hex>` and `users` | root | 1777: everybody may add a lease, nobody remove another's |
 """

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 DAY = 86400.0
 PARTIAL_DAYS = 7.0
 """A copy that nobody went on with for so long belongs to a reference that nobody wants any more."""
+CONVERSION_DAYS = 180.0
+"""For which it is kept what came of a conversion."""
 SCOPE_DAYS = 30.0
 """Longest life of a job's pins: longer than a queue lets a job run, shorter than job ids take to come round."""
 
@@ -94,6 +96,7 @@ class Collector:
         yield from self._unfinished_publishing()
         yield from self._old_partials()
         yield from self._dead_scopes()
+        yield from self._old_conversions()
         yield from self._old_asides()
 
     def _unfinished_publishing(self) -> Iterator[tuple[str, str]]:
@@ -127,6 +130,12 @@ class Collector:
                 path = f"{self.layout.root}/{kind}/{scope}"
                 if _is_dead_session(scope) or _age(path) > SCOPE_DAYS * DAY:
                     yield f"{kind} of {scope}", path
+
+    def _old_conversions(self) -> Iterator[tuple[str, str]]:
+        for name in files.names(f"{self.layout.root}/conversions"):
+            path = self.layout.conversion(name)
+            if _age(path) > CONVERSION_DAYS * DAY:
+                yield f"what came of the conversion {name[:12]}", path
 
     def _old_asides(self) -> Iterator[tuple[str, str]]:
         # What write_aside left when it was killed between making and renaming.

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 FATAL = {65, 66, 67, 71, 72, 73, 85, 87}
 """Exit codes of what every node would see: InvalidReference, NotFound, AccessDenied, DigestMismatch, NotAnImage,
 DamagedImage, ClusterUnavailable, which is a private image that must not be relayed, and ImageRefused."""
-LOCAL = {74, 75, 88}
-"""NoSpace, StoreUnusable and ConverterMissing say nothing of the origin. With all others, as OriginUnavailable, another
-node may have more luck."""
+LOCAL = {74, 75}
+"""NoSpace and StoreUnusable say nothing of the origin. With all others, as OriginUnavailable and ConverterMissing,
+another node may have more luck."""
 
 TRIES = 3
 """So many members may fail at the origin before all believe it."""

@@ -7,7 +7,7 @@
 ├── refs/<key>                 reference → digest, validators, time seen
 ├── conversions/<name>         manifest of a container image and how it was converted → digest of what came of it;
 │                              and that digest → the manifest, or the index that it was chosen from
-├── partial/<key>/<owner>/     bytes in flight: data, state
+├── partial/<key>/<owner>/     bytes in flight: data, state; work/<owner>/ is a conversion's folder
 ├── blobs/                     layers of container images, each once; only where such images are staged
 │   ├── sha256/ab/abcd…        whole and verified; its mtime is its last use, a shared flock on it keeps it
 │   └── partial/<hex>[.owner]/ in flight: data (an exclusive flock on it says that somebody fills it), state

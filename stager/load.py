@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stager import versions
-from stager.errors import DigestMismatch, OriginUnavailable
+from stager.errors import ConverterMissing, DigestMismatch, OriginUnavailable
 from stager.freshness import Freshness
 from stager.head import Head
 from stager.reference import Digest
@@ -213,9 +213,9 @@ class Load:
             raise error or self.offering.error or OSError()
         if self._asking is not None and self._asking.error is not None:
             raise self._asking.error
-        # Once the coordinator knows why our download failed, another node may try, unless the reason is ours.
+        # Once the coordinator knows why our download failed, another node may try, unless the reason is our disk.
         if self.head is not None and self.head.told and self.head.error is not None:
-            if not isinstance(self.head.error, OriginUnavailable):
+            if not isinstance(self.head.error, (OriginUnavailable, ConverterMissing)):
                 raise self.head.error
             self._be_no_head_any_more()
 

@@ -68,7 +68,9 @@ class Config:
     ca_file: str = _setting("", kinds.PATH, "Certificates to trust for HTTPS, as PEM; empty: those of the system.")
     token_file: str = _setting("", kinds.PATH, "A file with a bearer token for the origin; empty: none.")
     min_free: int = _setting(64 << 20, kinds.SIZE, "How much space to leave free on the store's file system.")
-    max_size: int | None = _setting(None, kinds.LIMIT, "How large all images of the store together may become.")
+    max_size: int | None = _setting(
+        None, kinds.LIMIT, "How large all images and layers of the store together may become."
+    )
     allow_unsafe_store: bool = _setting(
         default=False,
         kind=kinds.BOOLEAN,
@@ -98,7 +100,9 @@ class Config:
         "How to compress what is made of images in layers; nodes' kernels must know it.",
     )
     convert_level: int = _setting(
-        0, kinds.count(0, 22), "How hard: up to 22 for zstd, 9 for gzip and lzo; 0 leaves it to the program."
+        0,
+        kinds.count(0, 22),
+        "How hard: up to 22 for zstd, 9 for gzip and lzo; 0 is the usual: 3 for zstd, 6 for gzip.",
     )
     library: str = _setting(
         "https://library.sylabs.io", kinds.URL, "Where `library://` images are that name no host themselves."

@@ -69,8 +69,12 @@ class Tree:
     def pin(self, scope: str, key: str) -> str:
         return f"{self.scope(scope)}/{component(key)}"
 
+    @property
+    def conversions(self) -> str:
+        return f"{self.root}/conversions"
+
     def conversion(self, name: str) -> str:
-        return f"{self.root}/conversions/{component(name[:2])}/{component(name)}"
+        return f"{self.conversions}/{component(name[:2])}/{component(name)}"
 
     def is_shared(self, path: str) -> bool:
         """Whether a path lies above what is the owner's."""

@@ -33,6 +33,10 @@ PIN_SECONDS = 30 * 24 * 3600.0
 """How long a job's pins are kept. Sites let jobs run for days or weeks, hardly for months; and a job whose pins were
 swept away still has those of its nodes."""
 
+CONVERSION_SECONDS = 180 * 24 * 3600.0
+"""How long it is kept what came of a conversion, from the first one on: the images themselves are evicted earlier, and
+what is forgotten costs a conversion at the most."""
+
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -124,16 +128,18 @@ class ZooKeeperRendezvous:
         self._forget(self._tree.scope(scope))
 
     def sweep(self, limit: int = 8) -> None:
-        """Look at up to `limit` jobs at random, and remove the pins of those that are older than PIN_SECONDS."""
-        buckets = self._known.children(self._tree.pins)
-        if not buckets:
-            return
-        bucket = self._tree.bucket(random.choice(buckets))  # noqa: S311
-        scopes = self._known.children(bucket)
-        for scope in random.sample(scopes, min(limit, len(scopes))):
-            made = self._known.made(f"{bucket}/{scope}")
-            if made is not None and self._wall() - made > PIN_SECONDS:
-                self._forget(f"{bucket}/{scope}")
+        """Look at up to `limit` jobs at random, and remove the pins of those that are older than PIN_SECONDS.
+
+        And at as many conversions, for CONVERSION_SECONDS.
+        """
+        for path, age in ((self._tree.pins, PIN_SECONDS), (self._tree.conversions, CONVERSION_SECONDS)):
+            buckets = self._known.children(path)
+            bucket = f"{path}/{random.choice(buckets)}" if buckets else ""  # noqa: S311
+            found = self._known.children(bucket) if bucket else []
+            for name in random.sample(found, min(limit, len(found))):
+                made = self._known.made(f"{bucket}/{name}")
+                if made is not None and self._wall() - made > age:
+                    self._forget(f"{bucket}/{name}")
 
     def claim(self, staging: str, record: bytes) -> bool:
         """Try to coordinate a staging for as long as our session lives; `record` says who we are."""

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stager.election.names import BUCKETS, Tree
-from stager.election.zookeeper import MAX_NODE_RECORD, MAX_RECORD, PIN_SECONDS, ZooKeeperRendezvous
+from stager.election.zookeeper import (
+    CONVERSION_SECONDS,
+    MAX_NODE_RECORD,
+    MAX_RECORD,
+    PIN_SECONDS,
+    ZooKeeperRendezvous,
+)
 from stager.errors import ClusterUnavailable
 from tests.support.tasks import until
 from tests.support.zookeeper_member import Members
@@ -187,6 +193,13 @@ def test_sweeping_removes_old_pins_only(meet: Meet) -> None:
         assert one.pin("slurm-1", "k") == A
         late.sweep()
         assert one.pin("slurm-1", "k") is None
+        one.set_conversion(A, B)
+        ahead = CONVERSION_SECONDS - 3600
+        late.sweep()
+        assert one.conversion(A) == B
+        ahead = CONVERSION_SECONDS + 3600
+        late.sweep()
+        assert one.conversion(A) is None
     finally:
         late.close()
 

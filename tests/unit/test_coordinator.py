@@ -201,7 +201,7 @@ class TestDigests:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("code", [66, 67, 71, 72])
+    @pytest.mark.parametrize("code", [66, 67, 71, 72, 87])
     def test_what_everybody_would_see_ends_it_for_all(self, staging: Staging, code: int) -> None:
         staging.join("n0")
         staging.join("n1")
@@ -209,15 +209,16 @@ class TestErrors:
         answer = staging.report("n1")
         assert (answer["error"]["code"], answer["upstream"]["kind"]) == (code, "wait")
 
-    def test_an_origin_that_is_away_is_tried_by_three(self, staging: Staging) -> None:
+    @pytest.mark.parametrize("code", [68, 88])
+    def test_what_may_be_one_nodes_trouble_is_tried_by_three(self, staging: Staging, code: int) -> None:
         for order in range(5):
             staging.join(f"n{order}")
         for order in range(TRIES):
             assert staging.coordinator.error is None
             assert staging.report(f"n{order}")["upstream"]["kind"] == "origin"
-            staging.fail(f"n{order}", 68)
+            staging.fail(f"n{order}", code)
         answer = staging.report("n4")
-        assert answer["error"]["code"] == 68
+        assert answer["error"]["code"] == code
 
     def test_who_is_alone_need_not_try_twice(self, staging: Staging) -> None:
         staging.join("n0")

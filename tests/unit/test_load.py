@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stager.errors import ClusterUnavailable, DigestMismatch, NoSpace, NotFound, OriginUnavailable, StoreUnusable
+from stager.errors import (
+    ClusterUnavailable,
+    ConverterMissing,
+    DigestMismatch,
+    NoSpace,
+    NotFound,
+    OriginUnavailable,
+    StageImageError,
+    StoreUnusable,
+)
 from stager.interfaces import Validators
 from stager.layout import Layout
 from stager.load import REFUSALS
@@ -479,11 +488,12 @@ class TestLeading:
         with pytest.raises(NotFound):
             stage.follow(node, kind="wait")
 
-    def test_where_the_origin_fails_another_node_may_try(self, stage: Stage) -> None:
-        stage.scene.origin.script(OriginUnavailable("away"), OriginUnavailable("away"))
+    @pytest.mark.parametrize("error", [OriginUnavailable("away"), ConverterMissing("no mksquashfs")])
+    def test_where_the_origin_fails_another_node_may_try(self, stage: Stage, error: StageImageError) -> None:
+        stage.scene.origin.script(error, error)
         node, source = stage.node(), stage.source()
         stage.follow(node, kind="origin", version=None)
-        assert node.load.report()["error"]["code"] == 68
+        assert node.load.report()["error"]["code"] == error.exit_code
         stage.pull(node, source)
         assert "error" not in node.load.report()
         stage.flow()
