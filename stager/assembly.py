@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from stager.errors import NotAnImage, NotFound
 from stager.interfaces import Validators
 from stager.oci import CONFIG_MAX, CONFIGS, ContainerConfig, Platform, read_config
-from stager.pulling import Pulling, blob_bytes, cancellation
+from stager.pulling import Pulling, Restless, blob_bytes, cancellation
 from stager.retry import RetryPolicy, retrying
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Assembly:
     _pulling: Pulling | None = None
     _fed: tuple[int, int] = (0, 0)
     _made: str = ""
+    _taking: bool = False
     _cancelled: bool = False
 
     @property
@@ -130,24 +131,38 @@ class Assembly:
         """As Transfer.run; also raises ConverterMissing, ImageRefused."""
         pinned = self.memory.pinned()
         if pinned is not None:
-            self.origin = self.at(pinned)
-        manifest = self._retry(lambda: self.origin.manifest(unless.etag if unless is not None else ""))
+            manifest = self._of_the_past(pinned, unless)
+        else:
+            manifest = self._retry(lambda: self.origin.manifest(unless.etag if unless is not None else ""))
         top = str(manifest.top) if manifest is not None else unless.etag if unless is not None else ""
-        if self.partial.complete and self.partial.validators.etag == top:
-            return True  # all of it is made, only the publishing was cut off
+        made = self.partial.complete and self.partial.validators.etag == top
         if manifest is None:
-            return False
+            return made  # then all of it is made, and only the publishing was cut off
         # With the platform: what is known was checked for the one that was wanted then, see _config.
         name = sha256(f"{manifest.digest}\n{self.converter.parameters}\n{self.platform}".encode()).hexdigest()
-        if self._is_here(name, top):
+        if made:
+            self.memory.remember(name, self.partial.digest(), manifest)
+            return True
+        if self._is_here(name, manifest):
             return False
         self.on_resolved(self.origin.private)
         self._check()
         self._make(manifest)
         if self.on_begin is not None:
             self.on_begin()
+            self._check()
         self.memory.remember(name, self.partial.digest(), manifest)
         return True
+
+    def _of_the_past(self, pinned: Digest, unless: Validators | None) -> Manifest | None:
+        """Return what the tag meant when the job was pinned, or, if that is there no longer, what it means now."""
+        known, now = unless.etag if unless is not None else "", self.origin
+        self.origin = self.at(pinned)
+        try:
+            return self._retry(lambda: self.origin.manifest(known))
+        except NotFound:
+            self.origin = now
+            return self._retry(lambda: self.origin.manifest(known))
 
     def is_current(self, version: Validators) -> bool:
         """As Transfer.is_current."""
@@ -163,11 +178,12 @@ class Assembly:
         """As Transfer.hang_up; layers go on into the cache whoever leads."""
         return False
 
-    def _is_here(self, name: str, top: str) -> bool:
+    def _is_here(self, name: str, manifest: Manifest) -> bool:
         self.image = self.memory.recall(name)
         if self.image is None:
             return False
-        self.version = Validators(top, size=self.image.size)
+        self.version = Validators(str(manifest.top), size=self.image.size)
+        self.memory.remember(name, self.image.digest, manifest)
         self.whence = "converted before"
         return True
 
@@ -186,6 +202,7 @@ class Assembly:
             on_wait=self.on_wait,
         )
         self._pulling, self._phase = pulling, "pulling"
+        self._check()  # behind that: whoever cancels ends the pulling that there is, or is seen here
         try:
             pulling.hold_what_is_here()
             # The result is hardly larger than the layers: both are compressed, and what upper layers cover is left out.
@@ -207,7 +224,11 @@ class Assembly:
             self._made = made = f"{folder}/image"
             self.converter.write(indexes, pulling.open, made, config=config, progress=feed, check=self._check)
             self.trace("converted")
-            self.partial.take(made, Validators(str(manifest.top)), self.origin.name, private=self.origin.private)
+            self._check()
+            version = Validators(str(manifest.top))
+            self._taking = True
+            self.partial.take(made, version, self.origin.name, private=self.origin.private, check=self._check)
+            self._taking = False
 
     @property
     def _converted(self) -> tuple[int, int]:
@@ -218,7 +239,8 @@ class Assembly:
         (fed, total), made = self._fed, 0
         with suppress(OSError):
             made = os.stat(self._made).st_size
-        return fed + made, total + (made * total // fed if fed else made)
+        taken = (self.partial.held, made) if self._taking else (0, 0)
+        return fed + made + taken[0], total + (made * total // fed if fed else made) + taken[1]
 
     def _config(self, manifest: Manifest) -> ContainerConfig:
         if manifest.config.media_type and manifest.config.media_type not in CONFIGS:
@@ -240,4 +262,8 @@ class Assembly:
             raise cancellation()
 
     def _retry(self, action: Callable[[], T]) -> T:
-        return retrying(action, policy=self.policy, clock=self.clock, on_wait=self.on_wait)
+        def act() -> T:
+            self._check()
+            return action()
+
+        return retrying(act, policy=self.policy, clock=Restless(self.clock, self._check), on_wait=self.on_wait)

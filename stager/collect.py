@@ -139,7 +139,7 @@ class Collector:
 
     def _old_asides(self) -> Iterator[tuple[str, str]]:
         # What write_aside left when it was killed between making and renaming.
-        folders = [f"{self.layout.root}/{name}" for name in ("refs", "locks", "failures", "mounts")]
+        folders = [f"{self.layout.root}/{name}" for name in ("refs", "conversions", "locks", "failures", "mounts")]
         folders += [os.path.dirname(place.root) for place in _places(self.layout)]
         for folder in folders:
             for name in files.hidden_names(folder):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stager import versions
 from stager.errors import DigestMismatch, OriginStalled, PinLost, StageImageError
 from stager.interfaces import Validators
+from stager.store import images
 from stager.store.trouble import storage_errors
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Head(threading.Thread):
     @property
     def doing(self) -> tuple[str, int, int] | None:
         """What is done before the first byte that others can have: phase, done and in all."""
-        return (self._download.phase, *self._download.progress) if self._begins else None
+        return (self._download.phase, *self._download.progress) if self._begins and not self.ended else None
 
     def stop(self) -> None:
         """Give it up."""
@@ -130,7 +131,9 @@ class Head(threading.Thread):
         with storage_errors(shared.layout.root):
             self._task.copy = shared.copy()
             seen = shared.seen()
-        held = self._task.lookup(seen.digest) if seen is not None else None
+            # What this node has by itself, the others cannot open.
+            held = images.lookup(shared.layout, seen.digest) if seen is not None else None
+        self._unless, self._held = None, None
         if seen is not None and held is not None:
             self._unless, self._held = Validators(seen.etag, seen.modified, seen.size), held
 

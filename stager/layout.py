@@ -6,7 +6,7 @@
 ├── quarantine/                images which `verify` found bad
 ├── refs/<key>                 reference → digest, validators, time seen
 ├── conversions/<name>         manifest of a container image and how it was converted → digest of what came of it;
-│                              and that digest → the manifest, or the index that it was chosen from
+│                              and that, with the repository → the manifest, or the index it was chosen from
 ├── partial/<key>/<owner>/     bytes in flight: data, state; work/<owner>/ is a conversion's folder
 ├── blobs/                     layers of container images, each once; only where such images are staged
 │   ├── sha256/ab/abcd…        whole and verified; its mtime is its last use, a shared flock on it keeps it

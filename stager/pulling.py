@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stager.errors import DigestMismatch, OriginUnavailable, StageImageError
 from stager.retry import retrying
 from stager.store.blob_reading import Restarted
+from stager.store.blobs import Blob
 from stager.store.syncing import Syncing
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from stager.store.blob_reading import Growing
     from stager.store.blobs import Blobs
 
+PIECE = 1 << 20
 LOOK_SECONDS = 0.1
 """Between two looks at a blob that another process fetches, and at what our own threads do."""
 
 AGAIN_SECONDS = 2.0
 """Between two lines that say the same: several layers wait for one registry."""
 
-READERS = min(4, os.cpu_count() or 1)
+READERS = min(4, len(os.sched_getaffinity(0)))
 """Layers that are read at a time. Decompression lets go of the interpreter's lock, and uses a whole core."""
 
 MISMATCHES = 2
@@ -61,6 +63,7 @@ class Pulling:
     _holds: dict[str, Hold] = field(default_factory=dict)
     _arriving: dict[str, BlobPartial] = field(default_factory=dict)
     _streams: dict[str, Stream] = field(default_factory=dict)
+    _cached: set[str] = field(default_factory=set)
     _told: dict[str, float] = field(default_factory=dict)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -88,6 +91,7 @@ class Pulling:
             hold = self.blobs.hold(layer.digest, layer.size)
             if hold is not None:
                 self._holds[layer.digest.hex] = hold
+                self._cached.add(layer.digest.hex)
 
     def run(self) -> list[object]:
         """Return what `read` made of each layer. Raises StageImageError, OSError; what came stays in the cache."""
@@ -131,7 +135,8 @@ class Pulling:
         if layer.digest.hex in self._holds:
             return layer.size
         partial = arriving.get(layer.digest.hex)
-        return partial.held if partial is not None else 0
+        # Of what another process fetches, too: whoever waits for that moves with it.
+        return partial.held if partial is not None else min(layer.size, self.blobs.arrived(layer.digest))
 
     def _await(self, pulled: list[Future[object]], made: dict[str, Future[object]]) -> None:
         """Wait for all, and raise the first thing that goes wrong in any of them."""
@@ -175,7 +180,7 @@ class Pulling:
         """Return the copy in flight that is ours to fill; None once the blob is here, by somebody else's doing."""
         there, until = -1, 0.0
         while True:
-            if (arrived := self.blobs.arrived(layer.digest)) > there:
+            if (arrived := self.blobs.arrived(layer.digest)) != there:
                 there, until = arrived, self.clock.now() + self.patience
             hold = self.blobs.hold(layer.digest, layer.size)
             if hold is not None:
@@ -196,7 +201,7 @@ class Pulling:
                     retrying(
                         lambda: self._fill(layer, partial),
                         policy=self.policy,
-                        clock=_Restless(self.clock, self._check),
+                        clock=Restless(self.clock, self._check),
                         progressed=lambda: partial.held,
                         on_wait=self._tell,
                     )
@@ -229,12 +234,43 @@ class Pulling:
         while True:
             try:
                 with follow() as file:
-                    return self.read(layer, file)
+                    return self._made_of(layer, file)
             except Restarted:
                 self._check()
+            except StageImageError:
+                if not self._is_rotten(layer):
+                    raise
+                follow = self._brought_again(layer).follow
+
+    def _made_of(self, layer: Descriptor, file: Growing) -> object:
+        try:
+            return self.read(layer, file)
+        except StageImageError:
+            # What is wrong with a layer counts once its bytes are the right ones: else they are begun anew before the
+            # end, which raises Restarted, or the origin's error.
+            while file.read(PIECE):
+                self._check()
+            raise
+
+    def _is_rotten(self, layer: Descriptor) -> bool:
+        """Whether a layer that was in the cache is not what it was; then it is there no longer."""
+        hold = self._holds.pop(layer.digest.hex, None) if layer.digest.hex in self._cached else None
+        self._cached.discard(layer.digest.hex)
+        if hold is None:
+            return False
+        hold.close()
+        return bool(self.blobs.verify(Blob(layer.digest, layer.size, 0.0)))
+
+    def _brought_again(self, layer: Descriptor) -> Hold:
+        partial = self._claimed(layer)
+        if partial is not None:
+            with partial:
+                self._arriving[layer.digest.hex] = partial
+                self._holds[layer.digest.hex] = self._filled(layer, partial)
+        return self._holds[layer.digest.hex]
 
 
-class _Restless:
+class Restless:
     """A clock whose sleep ends soon once it is no use any more: a pause may be as long as a registry asks for."""
 
     def __init__(self, clock: Clock, check: Callable[[], None]) -> None:

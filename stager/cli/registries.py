@@ -46,7 +46,7 @@ def assembly(
             return None
         return memory.read_pin(node.layout.pin(node.scope, reference.key), node.clock.now())
 
-    past = Conversions(node.layout, pin, node.tiers, cluster)
+    past = Conversions(node.layout, _repository(reference), pin, node.tiers, cluster)
     return _assembly(node, reference, copy, tell, by=(Squashing(node.config), past))
 
 
@@ -120,6 +120,14 @@ def container_origin(node: Node, reference: Reference) -> ContainerOrigin:
     from stager.sources.docker_archive import DockerArchiveOrigin
 
     return DockerArchiveOrigin(reference.path, reference.inner_name, platform)
+
+
+def _repository(reference: Reference) -> str:
+    """Return what all tags of an image have in common; the whole of a layout or archive."""
+    if reference.scheme not in REGISTRIES:
+        return reference.location
+    name = parse_name(reference.location.partition("://")[2])
+    return f"{name.host}/{name.repository}"
 
 
 def _exactly(node: Node, reference: Reference, digest: Digest) -> ContainerOrigin:

@@ -159,9 +159,12 @@ class MirrorFailures:
         return record.get("boot") == boot_id() and 0 < remaining <= MIRROR_SECONDS
 
     def remember(self, name: str) -> None:
-        """Remember that the mirror failed just now."""
+        """Remember that the mirror failed just now; what it failed with is worth more than a record of it."""
         until = self._clock.now() + MIRROR_SECONDS
-        files.write_record(self._path(name), {"until": repr(until), "boot": boot_id(), "mirror": name}, 0o600)
+        try:
+            files.write_record(self._path(name), {"until": repr(until), "boot": boot_id(), "mirror": name}, 0o600)
+        except OSError:
+            return
 
     def _path(self, name: str) -> str:
         from hashlib import sha256

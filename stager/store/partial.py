@@ -17,12 +17,16 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from stager.interfaces import Validators
 from stager.process import boot_id
 from stager.reference import Digest
 from stager.store import files, segments
 from stager.store.segments import FLAGS, TRIPLE, UNKNOWN_END, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Partial:
@@ -103,17 +107,28 @@ class Partial:
             self.synced = 0
             self._replace_segments([Segment(0, 0, UNKNOWN_END if size is None else size)])
 
-    def take(self, made: str, validators: Validators, origin: str, *, private: bool) -> None:
-        """Be, all of it, the file `made` of this user's, which moves here; else as `begin`."""
+    def take(
+        self,
+        made: str,
+        validators: Validators,
+        origin: str,
+        *,
+        private: bool,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Be, all of it, the file `made` of this user's, which moves here; else as `begin`.
+
+        Between two file systems it is copied, and counts as it comes; `check` may raise to end that.
+        """
         taken = os.open(made, FLAGS | os.O_RDWR)
         try:
             size = os.fstat(taken).st_size
             self.begin(replace(validators, size=size), size, origin, private=private)
-            self._take(made, taken, size)
+            self._take(made, taken, size, check)
         finally:
             os.close(taken)
 
-    def _take(self, made: str, taken: int, size: int) -> None:
+    def _take(self, made: str, taken: int, size: int, check: Callable[[], None]) -> None:
         try:
             os.rename(made, self.path)
         except OSError as error:
@@ -121,6 +136,7 @@ class Partial:
                 raise
             for block in segments.blocks(taken, 0, size):  # a copy that all nodes see; `made` is on local disk
                 self.write(self.segments[0], block)
+                check()
             return
         with self._lock:
             os.dup2(taken, self._data, inheritable=False)

@@ -116,8 +116,11 @@ class FakeConverter:
     indexed: list[str] = field(default_factory=list)
     written: int = 0
     during: Callable[[], None] = lambda: None
+    judge: Callable[[bytes], None] = lambda _beginning: None
 
     def index(self, layer: Descriptor, file: Growing, diff_id: str) -> object:
+        self.judge(file.read(1) or b"")
+        file.seek(0)
         data = b"".join(iter(lambda: file.read(37) or b"", b""))
         error = self.refuse.get(layer.digest.hex)
         if error is not None:

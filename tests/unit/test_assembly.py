@@ -11,6 +11,7 @@ import pytest
 from stager.assembly import Assembly
 from stager.errors import (
     ClusterUnavailable,
+    DamagedImage,
     DigestMismatch,
     ImageRefused,
     NoSpace,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from stager.oci import Descriptor
+    from stager.oci import Descriptor, Manifest
     from stager.reference import Digest
 
 LAYERS = [bytes([number]) * (350 + number) for number in range(1, 6)]
@@ -196,6 +197,19 @@ def test_a_pinned_job_gets_what_its_tag_has_meant(scene: Scene) -> None:
     copy.close()
 
 
+def test_what_a_registry_has_no_longer_is_asked_for_by_its_tag(scene: Scene) -> None:
+    class Gone(FakeContainer):
+        def manifest(self, unless: str = "") -> Manifest | None:
+            raise NotFound("no such manifest")
+
+    scene.memory.pin = digest_of(b"past")
+    scene.past[digest_of(b"past").hex] = Gone([])
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image " + b"".join(LAYERS)
+    copy.close()
+
+
 def test_a_break_costs_no_byte(scene: Scene) -> None:
     scene.origin.breaks = {BASE: [100, 100]}
     copy = scene.copy()
@@ -234,6 +248,74 @@ def test_one_wrong_answer_is_forgiven_and_two_are_not(scene: Scene) -> None:
     scene.origin.lies = {digest_of(b"other" * 100).hex: [b"o" * 500, b"o" * 500]}
     with pytest.raises(DigestMismatch, match=r"registry.test sent wrong bytes 2 times"):
         scene.of(copy).run()
+    copy.close()
+
+
+def _no_layer_of_ours(beginning: bytes) -> None:
+    if beginning == b"x":
+        raise DamagedImage("what begins with x is no layer")
+
+
+def test_what_the_reader_finds_wrong_counts_only_if_the_bytes_are_right(scene: Scene) -> None:
+    scene.converter.judge = _no_layer_of_ours
+    scene.origin.lies = {BASE: [b"x" * len(LAYERS[0])]}
+    copy = scene.copy()
+    assert scene.of(copy).run()
+    assert content(copy) == b"image " + b"".join(LAYERS)
+    scene.origin.layers = [b"x and nothing else"]
+    with pytest.raises(DamagedImage, match="begins with x"):
+        scene.of(copy).run()
+    copy.close()
+
+
+def test_a_layer_that_rotted_in_the_cache_is_fetched_again(scene: Scene) -> None:
+    scene.converter.judge = _no_layer_of_ours
+    first, second = scene.copy(), scene.copy()
+    assert scene.of(first).run()
+    path = Blobs(Layout(scene.root)).find(digest_of(LAYERS[0]), len(LAYERS[0]))
+    assert path is not None
+    with open(path, "r+b") as file:
+        file.write(b"x")
+    scene.origin.asked.clear()
+    assert scene.of(second).run()
+    assert content(second) == content(first)
+    assert scene.origin.pulled == [BASE]
+    first.close()
+    second.close()
+
+
+def test_a_layer_that_another_process_fetches_is_progress(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy, streams=1)
+    scene.origin.layers = LAYERS[:1]
+    seen: list[tuple[int, int]] = []
+    other = Blobs(Layout(scene.root)).claim(digest_of(LAYERS[0]), len(LAYERS[0]))
+    assert other is not None
+    parts = [LAYERS[0][:100], LAYERS[0][100:]]
+
+    def sleep(_seconds: float) -> None:
+        seen.append(it.progress)
+        if parts:
+            other.append(parts.pop(0))
+            if not parts:
+                other.commit().close()
+
+    scene.clock.sleep = sleep  # type: ignore[assignment, method-assign]
+    assert it.run()
+    assert [done for done, _ in seen] == [0, 100]
+    assert scene.origin.pulled == []
+    copy.close()
+
+
+def test_giving_it_up_while_the_configuration_comes_keeps_all_layers_away(scene: Scene) -> None:
+    copy = scene.copy()
+    it = scene.of(copy)
+    configuration = digest_of(scene.origin.config)
+    scene.origin.before = lambda layer: it.cancel() if layer.digest == configuration else None
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the number is compared
+        it.run()
+    assert caught.value.errno == errno.ECANCELED
+    assert scene.origin.pulled == []
     copy.close()
 
 

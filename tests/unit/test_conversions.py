@@ -10,8 +10,10 @@ import pytest
 from stager.conversions import Conversions
 from stager.interfaces import ImageInfo, Partition
 from stager.oci import Descriptor, Manifest
-from stager.reference import Digest
+from stager.reference import Digest, parse
+from stager.shared import SharedStore
 from stager.store import files, folder, images
+from tests.support.fake_clock import FakeClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +31,8 @@ class FakeCluster:
     """What is asked of a ClusterStaging."""
 
     known: dict[str, Digest] = field(default_factory=dict)
+    shared: SharedStore | None = None
+    alone: bool = False
     asked: list[str] = field(default_factory=list)
 
     def recall_conversion(self, name: str) -> Digest | None:
@@ -47,10 +51,11 @@ class Past:
     image: StagedImage
     cluster: FakeCluster = field(default_factory=FakeCluster)
     pin: Digest | None = None
+    where: str = "h/a"
 
     def of(self, *tiers: Layout, alone: bool = False) -> Conversions:
         cluster = None if alone else self.cluster
-        return Conversions(self.layout, lambda: self.pin, tiers, cluster)  # type: ignore[arg-type]
+        return Conversions(self.layout, self.where, lambda: self.pin, tiers, cluster)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_the_cluster_knows_what_other_nodes_made(past: Past) -> None:
     past.cluster.known[NAME] = Digest(OTHER)
     assert past.of().recall(NAME) is None
     past.of().remember(NAME, past.image.digest, MANIFEST)
-    assert past.cluster.known == {NAME: past.image.digest, past.image.digest.hex: TOP}
+    assert past.cluster.known == {NAME: past.image.digest, past.of()._made_of(past.image.digest): TOP}
     past.cluster.asked.clear()
     assert past.of().recall(NAME) == past.image
     assert past.cluster.asked == [], "what this node knows need not be asked"
@@ -93,9 +98,20 @@ def test_the_cluster_knows_what_other_nodes_made(past: Past) -> None:
 def test_a_store_that_is_only_read_knows_too(past: Past, tmp_path: Path) -> None:
     tier = folder.open_store(str(tmp_path / "tier"))
     image = _staged(tier, b"two")
-    Conversions(tier, lambda: None).remember(NAME, image.digest, MANIFEST)
+    Conversions(tier, "h/a", lambda: None).remember(NAME, image.digest, MANIFEST)
     assert past.of(alone=True).recall(NAME) is None
     assert past.of(tier, alone=True).recall(NAME) == image
+
+
+def test_where_nodes_share_a_store_an_image_of_this_nodes_own_will_not_do(past: Past, tmp_path: Path) -> None:
+    past.of().remember(NAME, past.image.digest, MANIFEST)
+    shared = folder.open_store(str(tmp_path / "shared"))
+    past.cluster.shared = SharedStore(shared, parse("docker://h/a"), FakeClock())
+    assert past.of().recall(NAME) is None
+    image = _staged(shared, b"one")
+    assert past.of().recall(NAME) == image
+    past.cluster.alone = True
+    assert past.of().recall(NAME) == past.image
 
 
 def test_what_the_job_is_pinned_to_leads_back_to_its_manifest(past: Past) -> None:
@@ -106,14 +122,16 @@ def test_what_the_job_is_pinned_to_leads_back_to_its_manifest(past: Past) -> Non
     assert past.of(alone=True).pinned() == TOP
     past.pin = Digest(OTHER)
     assert past.of(alone=True).pinned() is None
-    past.cluster.known[OTHER] = TOP
+    past.cluster.known[past.of()._made_of(past.pin)] = TOP
     assert past.of().pinned() == TOP
+    past.where = "h/b"
+    assert past.of().pinned() is None, "another repository of the same registry may not have it"
 
 
 @pytest.mark.parametrize("text", ["", "digest\n", "digest sha256:12\n", "\0", "digest sha256:" + "g" * 64])
 def test_a_record_that_is_none_is_not_believed(past: Past, text: str) -> None:
     past.pin = past.image.digest
-    for name in (NAME, past.image.digest.hex):
+    for name in (NAME, past.of()._made_of(past.image.digest)):
         files.write_text(past.layout.conversion(name), text)
     assert past.of(alone=True).recall(NAME) is None
     assert past.of(alone=True).pinned() is None
