@@ -99,7 +99,7 @@ def resolve(arguments: argparse.Namespace) -> Resolved:
         return Resolved(reference, MOVING)
     try:
         if reference.scheme in REGISTRIES:
-            return Resolved(_of_registry(node, reference), "registry")
+            return Resolved(*_of_registry(node, reference))
         digest, how = _of_file(node, reference) if reference.scheme == "file" else _of_url(node, reference, arguments)
     except StageImageError as error:
         error.reference = error.reference or reference.shown
@@ -107,27 +107,41 @@ def resolve(arguments: argparse.Namespace) -> Resolved:
     return Resolved(reference.with_digest(digest), how)
 
 
-def _of_registry(node: Node, reference: Reference) -> Reference:
-    """Return the reference with the digest of what its tag names now: an index, if there is one, for all platforms."""
+def _of_registry(node: Node, reference: Reference) -> tuple[Reference, str]:
+    """Return the reference with the digest of what its tag names now: an index, if there is one, for all platforms.
+
+    If nobody can be asked, of what it named when it was last staged here; the second is `registry` or `known`.
+    """
     from stager.cli import registries
     from stager.cli.fetching import say_wait
+    from stager.fetch import BRIEF_ATTEMPTS, BRIEF_SECONDS
     from stager.reference import parse
     from stager.retry import RetryPolicy, retrying
 
     tell = node.teller(reference.name)
     origin = registries.container_origin(node, reference)
+    seen = _seen(node, reference) if node.config.offline == "allow" else None
+    known = seen.etag if seen is not None and seen.etag.startswith("sha256:") else ""
+    brief = RetryPolicy(attempts=BRIEF_ATTEMPTS, deadline=BRIEF_SECONDS)
     try:
         manifest = retrying(
             origin.manifest,
-            policy=RetryPolicy(deadline=node.config.deadline),
+            policy=brief if known else RetryPolicy(deadline=node.config.deadline),
             clock=node.clock,
             on_wait=lambda error, seconds: say_wait(tell, error, seconds),
         )
+    except OriginUnavailable as error:
+        if not known:
+            raise
+        tell.say(f"{error.message}; taking what it was when last staged here")
+        manifest = None
     finally:
         tell.close()
-    if manifest is None:
+    if manifest is None and not known:
         raise OriginUnavailable(f"{origin.name} gave no answer")
-    return parse(f"{reference.location}@{manifest.top}").with_variant(reference.variant, usual=reference.usual)
+    digest = known if manifest is None else str(manifest.top)
+    pinned = parse(f"{reference.location}@{digest}").with_variant(reference.variant, usual=reference.usual)
+    return pinned, "known" if manifest is None else "registry"
 
 
 def _of_url(node: Node, reference: Reference, arguments: argparse.Namespace) -> tuple[Digest, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from random import Random
@@ -113,3 +114,22 @@ def test_a_frozen_leader_is_passed_over(registry: Registry, tmp_path: Path) -> N
         frozen.send(signal.SIGCONT)
         assert frozen.done() == 0, frozen.err
         assert frozen.answer == task.answer
+
+
+def test_what_a_tag_meant_is_known_while_its_registry_is_away(tmp_path: Path) -> None:
+    with Registry() as server, Tasks(tmp_path) as tasks:
+        server.push_image("team/tool", "1", [tar_layer({"a": b"b"})])
+        named = reference(server)
+        env = {"STAGE_IMAGE_STORE": str(tmp_path / "store")}
+        first = tasks.run("resolve", named, env=env)
+        assert tasks.run(named, env=env).done() == 0
+        server.stop()
+        again = tasks.run("resolve", "--json", named, env=env)
+        assert again.done() == 0, again.err
+        assert "taking what it was when last staged here" in again.err
+        assert json.loads(again.out) == {
+            "reference": first.answer,
+            "digest": first.answer.rpartition("@")[2],
+            "how": "known",
+        }
+        assert tasks.run("resolve", "--offline=refuse", "--deadline=1s", named, env=env).done() == 68
