@@ -12,7 +12,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from stager.errors import DamagedImage
+from stager.errors import ConverterMissing
 
 if TYPE_CHECKING:
     from stager.layers.tree import Node
@@ -36,7 +36,7 @@ class _Image:
         self.fd = fd
         head = os.pread(fd, _SUPERBLOCK.size, 0)
         if len(head) < _SUPERBLOCK.size:
-            raise DamagedImage("mksquashfs wrote no squashfs")
+            raise ConverterMissing("mksquashfs wrote no squashfs")
         self.fields = list(_SUPERBLOCK.unpack(head))
 
     def ids(self) -> list[int]:
@@ -46,7 +46,7 @@ class _Image:
             length = self._read(at, 2)
             size = int.from_bytes(length, "little")
             if not size & _PLAIN:
-                raise DamagedImage("mksquashfs compressed a table that it should not have")
+                raise ConverterMissing("mksquashfs compressed a table that it should not have")
             found += struct.unpack(f"<{(size & ~_PLAIN) // 4}I", self._read(at + 2, size & ~_PLAIN))
         return found
 
@@ -56,7 +56,7 @@ class _Image:
     def _read(self, at: int, size: int) -> bytes:
         data = os.pread(self.fd, size, at)
         if len(data) < size:
-            raise DamagedImage("mksquashfs wrote a squashfs that is too short")
+            raise ConverterMissing("mksquashfs wrote a squashfs that is too short")
         return data
 
     def replace_ids(self, ids: list[int]) -> None:
@@ -86,7 +86,7 @@ class _Image:
             # A block holds 8192 bytes behind two of its own, and the inode may go on in the next one.
             block, within = divmod(index, _METADATA)
             if not self._read(at + block * (_METADATA + 2), 2)[1] & 0x80:
-                raise DamagedImage("mksquashfs compressed inodes that it should not have")
+                raise ConverterMissing("mksquashfs compressed inodes that it should not have")
             _write(self.fd, bytes((byte,)), at + block * (_METADATA + 2) + 2 + within)
 
     def write(self) -> None:
@@ -97,14 +97,14 @@ class _Image:
 def settle(fd: int, root: Node, others: set[int]) -> None:
     """Make the root of the image in `fd` what it should be; `others` are the identities of everything else.
 
-    Raises DamagedImage if the image is not as mksquashfs is known to write it.
+    Raises ConverterMissing if the image is not as mksquashfs is known to write it.
     """
     image = _Image(fd)
     if image.fields[_LOOKUP] != _ABSENT:
-        raise DamagedImage("mksquashfs wrote a table for NFS that it should not have")
+        raise ConverterMissing("mksquashfs wrote a table for NFS that it should not have")
     ids = image.ids()
     if set(ids[: len(others)]) != others:
-        raise DamagedImage("mksquashfs wrote other users and groups than those of the files, or in another order")
+        raise ConverterMissing("mksquashfs wrote other users and groups than those of the files, or in another order")
     ids = ids[: len(others)]
     ids += [number for number in dict.fromkeys((root.uid, root.gid)) if number not in ids]
     image.replace_ids(ids)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stager import trailer
-from stager.errors import DamagedImage, ImageRefused, NotAnImage, StageImageError
+from stager.errors import DamagedImage, ImageRefused, NotAnImage, StageImageError, StoreUnusable
 from stager.layers import archive, mksquashfs
 from stager.layers.entry import quoted
 from stager.layers.options import MERGE_VERSION
@@ -55,7 +55,7 @@ def write(  # noqa: PLR0913  # what is made, of what, where and how; three more 
     `open_layer(i)` opens the compressed bytes of `layers[i]`. `progress` is told bytes and all bytes of files.
     `check` may raise to end it all: nothing is left then, as after any failure. Devices stay in the image: it is
     mounted nodev. Extended attributes of the root, access control lists and SELinux labels are left out.
-    Raises DamagedImage, ImageRefused, ConverterMissing, NoSpace.
+    Raises ImageRefused, ConverterMissing, StoreUnusable, NoSpace.
     """
     mksquashfs.version(mksquashfs.program())
     _limit(layers)
@@ -168,7 +168,11 @@ def _copy(files: Sequence[tuple[bytes, Node]], layer: LayerIndex, source: Binary
                     batch.content(piece)
                 batch.add(bytes(-node.content.size % 512))
         except (DamagedImage, ImageRefused, NotAnImage) as error:
-            raise DamagedImage(f"layer {layer.name} is not any more what it was: {error.message}") from error
+            # It was sound when it was indexed: this node's disk or memory is not, and another node may have more luck.
+            hint = "`stage-image verify` removes damaged layers; if it happens twice, suspect this node's disk"
+            raise StoreUnusable(
+                f"layer {layer.name} is not any more what it was: {error.message}", hint=hint
+            ) from error
 
 
 def _whole(content: Content, stream: Expanded, batch: _Batch) -> Iterator[memoryview]:

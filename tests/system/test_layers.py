@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from stager import layers, trailer
-from stager.errors import ConverterMissing, DamagedImage, NoSpace, StageImageError
+from stager.errors import ConverterMissing, NoSpace, StageImageError, StoreUnusable
 from stager.layers import mksquashfs
 from stager.layers.tree import Tree
 from stager.oci import ContainerConfig
@@ -302,7 +302,7 @@ def test_layers_that_changed_meanwhile(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     index = indexed(BIG)
-    with pytest.raises(DamagedImage, match="what it was"):
+    with pytest.raises(StoreUnusable, match="what it was"):
         layers.write(
             [index],
             lambda _number: io.BytesIO(BIG.blob[: 5 << 20]),
