@@ -85,9 +85,14 @@ class Blobs:
         parent = os.path.dirname(path)
         if not all(files.is_folder(folder) for folder in (self.layout.blobs, os.path.dirname(parent), parent)):
             return None
+        try:
+            there = os.lstat(path)
+        except OSError:
+            return None  # and what comes there at this very moment is another process's, whole and sound
         if blob_files.is_sound(path, size):
             return path
-        files.discard_tree(path)
+        if blob_files.is_same(there, path):
+            files.discard_tree(path)
         return None
 
     def hold(self, digest: Digest, size: int) -> Hold | None:

@@ -27,7 +27,7 @@ WITH_JSON = (
 """Command lines that succeed one after the other."""
 
 WRONG = (
-    *("", "path", "mount", "exec", "exec /x.sif", "exec /x.sif --", "inspect", "remove", "umount", "completion"),
+    *("", "path", "mount", "exec", "inspect", "remove", "umount", "completion"),
     *("umount /x.sif --all", "umount --scope ../../x", "completion tcsh", "config set", "prune --max-size many"),
     *("--no-such-option /x.sif", "/x.sif /y.sif", "list extra", "lst", "verfy"),
 )

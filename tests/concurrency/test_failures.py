@@ -122,7 +122,7 @@ def test_what_the_store_holds_is_not_kept_from_anybody_by_a_failure(tmp_path: Pa
     ("reference", "code", "words"),
     [
         ("", 65, "the reference is empty"),
-        ("docker://alpine", 65, "not supported"),
+        ("s3://alpine/x", 65, "not supported"),
         ("https://user:secret@example.org/x.sif", 65, "credentials"),
         ("https://example.org/x.sif@sha256:12", 65, "64 hexadecimal digits"),
         ("/no/such/file.sif", 66, "cannot be found"),
