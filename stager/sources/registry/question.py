@@ -32,8 +32,8 @@ PATIENCE = 5
 """Times stall_timeout, in which a short answer has to be there: others wait for a token, and drops never stall."""
 
 
-class AskAgain(OriginUnavailable):
-    """The answer does not fit: ask for everything."""
+class AskAgain(Exception):
+    """The answer does not fit: ask for everything. Only who asks for a part meets it."""
 
 
 class Question(Exchange):
@@ -72,13 +72,15 @@ class Question(Exchange):
         return HttpStream(response, delivery, self._patience, private=private, ending=stack.pop_all())
 
     def delivery(self, response: Response, asked: Asked) -> Delivery:
-        """Return what the answer holds. Raises AskAgain if that is of no use for what we hold."""
+        """Return what the answer holds. Raises AskAgain, where a part was asked for, if that is not to be had."""
         try:
             delivery = judge(asked, response.status_code, response.headers)
         except OriginUnavailable as error:
             raise final(f"{location_of(self.url)} {error.message}", error.hint) from None
         if isinstance(delivery, Outcome):  # UNCHANGED needs a condition, of which we send none
-            raise AskAgain(f"{location_of(self.url)} cannot send the part that was asked for")
+            if "Range" in asked.headers():
+                raise AskAgain
+            raise final(f"{location_of(self.url)} sends something else than it was asked for")
         return delivery
 
     def _body(self, response: Response) -> bytes:
