@@ -96,8 +96,8 @@ import os, signal
 from stager import deputy
 from tests.support.fake_node import SilentTeller
 def work(principal):
-    principal.staged("x")
     assert not principal.gone
+    principal.staged("x")
     principal.wait(60)
     with open({str(told)!r}, "w") as file:
         file.write(str(principal.gone))
