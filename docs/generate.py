@@ -70,10 +70,10 @@ misspelt setting that is quietly ignored would be found out on the wrong day.
 The files are [TOML](https://toml.io), without sections but for `[mirrors]`, `[registry."HOST"]`, and those of the
 settings with a dot: what begins with `cluster.` stands below a line `[cluster]` without these eight characters, or as
 it is above it. Below `[registry."docker.io"]` or `[registry."host:5000"]` stand `mirrors`, a list of URLs that are
-asked in order before the registry itself (bytes are verified by their digests; what a tag means is believed), and `plain_http = true` for a
-registry that speaks HTTP; of several files, each host's table is the last one's that has it. A file is believed
-if it belongs to root or to the user who runs stage-image and nobody else can write it; root believes only what belongs
-to root. Otherwise it is an error, since whoever writes the settings decides what runs.
+asked in order before the registry itself (bytes are verified by their digests; what a tag means is believed), and
+`plain_http = true` for a registry that speaks HTTP; of several files, each host's table is the last one's that has it.
+A file is believed if it belongs to root or to the user who runs stage-image and nobody else can write it; root believes
+only what belongs to root. Otherwise it is an error, since whoever writes the settings decides what runs.
 
 ## Settings
 
