@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from stager.errors import InvalidReference
+from stager.reference import shown
 
 HUB = "docker.io"
 HUB_SERVER = "registry-1.docker.io"
@@ -71,16 +72,16 @@ def parse(text: str) -> ImageName:
     if at and not _USER.fullmatch(user):
         # `user:password@` would be in every process list of the cluster.
         hint = _LOGIN if ":" in user else _HINT
-        raise InvalidReference(f"{_shown(rest)} has something else than a user's name before its @", hint=hint)
+        raise InvalidReference(f"{shown(rest)} has something else than a user's name before its @", hint=hint)
     host, repository = _divided(rest)
     repository, colon, tag = repository.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise InvalidReference(f"{_shown(tag)} is not a tag", hint=_HINT)
+        raise InvalidReference(f"{shown(tag)} is not a tag", hint=_HINT)
     if host == HUB and "/" not in repository:
         repository = f"library/{repository}"
     if not _REPOSITORY.fullmatch(repository) or len(host) + 1 + len(repository) > LONGEST_REPOSITORY:
         raise InvalidReference(
-            f"{_shown(repository)} is not the name of a repository", hint=_repository_hint(repository)
+            f"{shown(repository)} is not the name of a repository", hint=_repository_hint(repository)
         )
     return ImageName(host, repository, tag or ("" if digest else "latest"), digest, user)
 
@@ -91,7 +92,7 @@ def _without_digest(text: str) -> tuple[str, str]:
     if not at or not digest.lower().startswith(ALGORITHMS):
         return text, ""
     if not _DIGEST.fullmatch(digest.lower()):
-        raise InvalidReference(f"{_shown(digest)} is not a sha256 digest (64 hexadecimal digits)", hint=_HINT)
+        raise InvalidReference(f"{shown(digest)} is not a sha256 digest (64 hexadecimal digits)", hint=_HINT)
     return rest, digest.lower()
 
 
@@ -102,16 +103,11 @@ def _divided(rest: str) -> tuple[str, str]:
     host = first.lower()
     port = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
     if host in ("http:", "https:"):
-        raise InvalidReference(f"{_shown(rest)} has {host}// in it, which is no part of a name", hint=_NO_URL)
+        raise InvalidReference(f"{shown(rest)} has {host}// in it, which is no part of a name", hint=_NO_URL)
     if not _HOST.fullmatch(host) or (port and not 0 < int(port) < 65536):
-        raise InvalidReference(f"{_shown(first)} is not a host name", hint=_HINT)
+        raise InvalidReference(f"{shown(first)} is not a host name", hint=_HINT)
     return (HUB if host in ("index.docker.io", HUB_SERVER) else host), others
 
 
 def _repository_hint(repository: str) -> str:
     return "names of repositories are lower-case" if repository != repository.lower() else _HINT
-
-
-def _shown(text: str) -> str:
-    quoted = ascii(text)
-    return quoted if len(quoted) <= 120 else quoted[:117] + "..."

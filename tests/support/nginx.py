@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from typing import Self
+
+from tests.support.listening import free_port, wait_until_up
 
 NGINX = "/usr/sbin/nginx"
 
@@ -83,7 +84,7 @@ class Nginx:
 
     def __enter__(self) -> Self:
         self._base = tempfile.mkdtemp(prefix="nginx-")
-        self.host = f"127.0.0.1:{_free_port()}"
+        self.host = f"127.0.0.1:{free_port()}"
         config = _CONFIG.format(
             base=self._base,
             # As root, the worker would become nobody, who cannot read what tests make.
@@ -106,7 +107,7 @@ class Nginx:
         """Start again, at the same address."""
         command = [NGINX, "-p", self._base, "-c", f"{self._base}/nginx.conf", "-e", f"{self._base}/error.log"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._wait_until_up()
+        wait_until_up("nginx", self.host, self._process, f"{self._base}/error.log")
 
     def stop(self) -> None:
         if self._process:
@@ -116,23 +117,3 @@ class Nginx:
     def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self._base)
-
-    def _wait_until_up(self) -> None:
-        address, _, port = self.host.partition(":")
-        end = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection((address, int(port)), 1).close()
-            except OSError:
-                if time.monotonic() > end or (self._process and self._process.poll() is not None):
-                    with open(f"{self._base}/error.log", encoding="utf-8") as log:
-                        raise RuntimeError(f"nginx did not come up: {log.read()}") from None
-                time.sleep(0.01)
-            else:
-                return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

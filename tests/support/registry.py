@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tarfile
 import tempfile
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 
 from tests.support.capabilities import program
+from tests.support.listening import free_port, wait_until_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -149,7 +149,7 @@ class Registry:
 
     def __enter__(self) -> Self:
         self._base = tempfile.mkdtemp(prefix="registry-")
-        self.host = f"127.0.0.1:{_free_port()}"
+        self.host = f"127.0.0.1:{free_port()}"
         os.mkdir(self.data)
         try:
             # JSON is YAML.
@@ -169,7 +169,7 @@ class Registry:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=errors, env=environ, cwd=self._base
             )
-        self._wait_until_up()
+        wait_until_up("docker-registry", self.host, self._process, f"{self._base}/error.log")
 
     def stop(self) -> None:
         if self._process:
@@ -321,27 +321,7 @@ class Registry:
             subprocess.run(command, input=password.encode(), check=True, capture_output=True, timeout=20)
         return path
 
-    def _wait_until_up(self) -> None:
-        address, _, port = self.host.partition(":")
-        end = time.monotonic() + 15
-        while True:
-            try:
-                socket.create_connection((address, int(port)), 1).close()
-            except OSError:
-                if time.monotonic() > end or (self._process and self._process.poll() is not None):
-                    with open(f"{self._base}/error.log", encoding="utf-8") as log:
-                        raise RuntimeError(f"docker-registry did not come up: {log.read()[-2000:]}") from None
-                time.sleep(0.01)
-            else:
-                return
-
 
 def _platform(text: str) -> dict[str, str]:
     parts = dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
     return {key: value for key, value in parts.items() if value}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
